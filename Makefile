@@ -1,0 +1,89 @@
+# make reproduce [PROFILE=smoke|cpu|single_gpu|paper]   set up, run the six notebooks, draw tables and figures
+# make test | make lint                                 set up, check
+# make lab                                              JupyterLab with the right kernel
+# make figures [PROFILE=...]                            redraw from results/<profile>, no training
+# make clean                                            remove all that git ignores: environment, models, checkpoints, caches
+
+PROFILE ?= cpu
+PYTHON ?= python3.11
+# Where a wheel of torch for CPUs is offered, pip takes it. PyPI offers only the CUDA one (3 GB more, works as well):
+#     make setup TORCH_INDEX=<the CPU wheel index that PyTorch's installation page names>
+TORCH_INDEX ?=
+SNAKEMAKE_FLAGS ?= --quiet all
+
+PROFILES := $(basename $(notdir $(wildcard dereason_utils/profiles/*.yaml)))
+ifeq ($(filter $(PROFILE),$(PROFILES)),)
+$(error Unknown profile '$(PROFILE)': choose one of $(PROFILES))
+endif
+# A GPU run's figures can be redrawn on any machine.
+GPU_WORK := $(and $(filter single_gpu paper,$(PROFILE)),$(filter-out figures,$(or $(MAKECMDGOALS),reproduce)))
+SCALE := $(if $(GPU_WORK),gpu,cpu)
+LOCK := requirements-$(SCALE).lock
+VENV := .venv$(if $(filter gpu,$(SCALE)),-gpu)
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+# Named by the lock's content: the environment is made again when that changes, and not when a checkout touches it.
+STAMP := $(VENV)/.made-from-$(shell cksum < $(LOCK) | cut -d ' ' -f 1)
+# --nolock: Snakemake's lock outlives a killed run; the Snakefile takes one that does not.
+SNAKEMAKE := $(PY) -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params input
+
+.PHONY: reproduce figures lab test lint setup clean
+.DEFAULT_GOAL := reproduce
+
+reproduce: setup
+	@$(SNAKEMAKE) $(SNAKEMAKE_FLAGS) --config profile=$(PROFILE) || { echo "Profile $(PROFILE) is not finished; the \
+	same command goes on from here (and with SNAKEMAKE_FLAGS= shows Snakemake's own messages)." >&2; exit 1; }
+	@echo "Profile $(PROFILE) is up to date: results/$(PROFILE)/06_figures has its tables and figures,"
+	@echo "papermill_runs/$(PROFILE) its executed notebooks."
+
+figures: setup
+	@$(PY) -m dereason_utils.run 06_figures --profile $(PROFILE)
+
+# The environment of run.py's kernels, for notebooks that are run by hand.
+lab: export JUPYTER_PREFER_ENV_PATH = 1
+lab: export UNSLOTH_DISABLE_STATISTICS = 1
+lab: export HF_HUB_DISABLE_TELEMETRY = 1
+lab: export TOKENIZERS_PARALLELISM = false
+lab: export PYTHONHASHSEED = 0
+lab: setup
+	@$(PY) -m jupyterlab $(LAB_FLAGS)
+
+test: setup
+	@$(PY) -m pytest
+
+lint: setup
+	@$(PY) -m ruff check .
+
+setup: $(STAMP)
+
+define FAILED
+	{ echo "Error: the packages of $(LOCK) could not be installed ($(VENV)/setup.log has pip's words): check the network \
+	and the index that pip is set to, then give the same command again." >&2; exit 1; }
+endef
+
+$(STAMP): | $(PY)
+	@echo "Setting up $(VENV) from $(LOCK), once: 2 GB and a few minutes (a GPU's environment: 10 GB)."
+	@rm -f $(VENV)/.made-from-*
+	@echo "[#---] pip"
+	@$(PIP) install --quiet --retries 1 pip==26.3 > $(VENV)/setup.log 2>&1 || $(FAILED)
+	@echo "[##--] torch"
+	@$(PIP) install --quiet --constraint $(LOCK) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		"$$(grep '^torch==' $(LOCK))" >> $(VENV)/setup.log 2>&1 || $(FAILED)
+	@echo "[###-] $$(grep -c '^[A-Za-z]' $(LOCK)) packages"
+	@$(PIP) install --quiet --no-deps --requirement $(LOCK) >> $(VENV)/setup.log 2>&1 || $(FAILED)
+	@echo "[####] this package and its kernel"
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable . >> $(VENV)/setup.log 2>&1 || $(FAILED)
+	@$(PY) -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (dereason)" >> $(VENV)/setup.log 2>&1
+	@touch $@
+
+$(PY):
+	@command -v $(PYTHON) > /dev/null || \
+		{ echo "Error: $(PYTHON) is not installed: install Python 3.11, or name it with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import os, shutil, sys, sysconfig; header = os.path.join(sysconfig.get_path("include"), "Python.h"); \
+		sys.exit(not (shutil.which("cc") and os.path.exists(header)))' || \
+		{ echo "Error: a C compiler and Python's headers are needed (pycosat, under reasoning_gym, is compiled): install \
+	them, e.g. apt-get install build-essential python3.11-dev." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+clean:
+	git clean -fdX --quiet

@@ -1,0 +1,123 @@
+"""Evaluation: every arm and the base model decode the same items in the same way and meet the reward's own checker."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from dereason_utils import generate, prompts, stats
+from dereason_utils.benchmarks import BenchmarkItem
+from dereason_utils.profiles import Eval
+from dereason_utils.verify import verify_many
+
+
+def evaluate(model, tokenizer, items: Sequence[BenchmarkItem], style: str, settings: Eval,
+             on_batch: Callable[[int, list], None] = lambda done, batch: None) -> pd.DataFrame:  # fmt: skip
+    """Sample and check; one row per item and sample with the columns of items.parquet.
+
+    The seed is the profile's `eval.seed`, not the training seed, so that all arms face the same draws.
+    """
+    ids = [prompts.tokenise_prompt(item.problem.question, tokenizer, style) for item in items]
+    drawn = generate.sample(
+        model, tokenizer, ids, copies=settings.samples, max_new_tokens=settings.max_completion,
+        temperature=settings.temperature, seed=settings.seed, batch_size=settings.batch_size, on_batch=on_batch,
+    )  # fmt: skip
+    rows = [
+        _row(item, number, tokenizer.decode(completion.tokens, skip_special_tokens=True), completion)
+        for item, completions in zip(items, drawn, strict=True)
+        for number, completion in enumerate(completions)
+    ]
+    return check(pd.DataFrame(rows), items)
+
+
+def _row(item: BenchmarkItem, sample: int, text: str, completion: generate.Completion) -> dict:
+    """One unchecked row of items.parquet."""
+    problem = item.problem
+    return {
+        "benchmark": item.benchmark, "table": item.table, "item_id": problem.id, "subject": problem.subject,
+        "family": problem.family, "steps": problem.steps, "sample": sample, "gold": problem.answer,
+        "completion": text, "tokens": len(completion.tokens), "truncated": not completion.ended,
+    }  # fmt: skip
+
+
+def check(rows: pd.DataFrame, items: Sequence[BenchmarkItem]) -> pd.DataFrame:
+    """Add the checker's columns: extracted, verdict, reason, correct, parse_failure."""
+    problems = {item.problem.id: item.problem for item in items}
+    own = [problems[i] for i in rows["item_id"]]
+    verdicts = verify_many(
+        [p.question for p in own], [p.answer for p in own], list(rows["completion"]), [p.answer_type for p in own]
+    )
+    return rows.assign(
+        extracted=[v.extracted for v in verdicts],
+        verdict=[v.verdict for v in verdicts],
+        reason=[v.reason for v in verdicts],
+        correct=[v.verdict == "correct" for v in verdicts],
+        parse_failure=[v.extracted is None for v in verdicts],
+    )
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per benchmark: items, pass@1, maj@k (k = samples per item), parse failures, truncated, mean tokens."""
+    summary = []
+    for benchmark, part in rows.groupby("benchmark", sort=False):
+        scorable = part[part["verdict"] != "unscorable"]
+        votes = [
+            stats.maj_at_k(list(item["extracted"]), list(item["correct"])) for _, item in scorable.groupby("item_id")
+        ]
+        summary.append(
+            {
+                "benchmark": benchmark, "items": part["item_id"].nunique(), "samples": part["sample"].nunique(),
+                "pass@1": scorable["correct"].mean(), "maj@k": float(np.mean(votes)),
+                "parse_failures": part["parse_failure"].mean(), "truncated": part["truncated"].mean(),
+                "tokens": part["tokens"].mean(),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(summary)
+
+
+def spot_check(model, tokenizer, problems: pd.DataFrame, style: str, *, copies: int, max_completion: int,
+               temperature: float, seed: int) -> pd.DataFrame:  # fmt: skip
+    """`copies` checked completions of each problem, for a look before or after training.
+
+    Columns: id, steps, gold, sample, completion, correct, parse_failure, ended, tokens, entropy (nats per token).
+    """
+    ids = [prompts.tokenise_prompt(question, tokenizer, style) for question in problems["question"]]
+    drawn = generate.sample(
+        model, tokenizer, ids, copies=copies, max_new_tokens=max_completion, temperature=temperature, seed=seed,
+        batch_size=128,
+    )  # fmt: skip
+    rows = [
+        {
+            "id": problem.id, "steps": problem.steps, "question": problem.question, "gold": problem.answer,
+            "answer_type": problem.answer_type, "sample": number, "ended": completion.ended,
+            "completion": tokenizer.decode(completion.tokens, skip_special_tokens=True),
+            "tokens": len(completion.tokens), "entropy": completion.entropy,
+        }
+        for problem, completions in zip(problems.itertuples(), drawn, strict=True)
+        for number, completion in enumerate(completions)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    verdicts = verify_many(*(list(table[name]) for name in ("question", "gold", "completion", "answer_type")))
+    table["correct"] = [v.verdict == "correct" for v in verdicts]
+    table["parse_failure"] = [v.extracted is None for v in verdicts]
+    return table.drop(columns=["question", "answer_type"])
+
+
+def prospects(rows: pd.DataFrame) -> dict[str, float]:
+    """What GRPO will find in groups like these: pass@1, pass@k, the share of informative groups, entropy, ...
+
+    rows: from `spot_check` with the group size as `copies`. A group is informative when some but not all of its
+    completions are right; only such groups have a gradient.
+    """
+    groups = rows.groupby("id")["correct"]
+    size = int(groups.size().iloc[0])
+    return {
+        "problems": groups.ngroups,
+        "pass@1": float(rows["correct"].mean()),
+        f"pass@{size}": float(groups.any().mean()),
+        "informative groups": float((groups.any() & ~groups.all()).mean()),
+        "entropy (nats per token)": float(np.average(rows["entropy"], weights=rows["tokens"])),
+        "parse failures": float(rows["parse_failure"].mean()),
+        "ended": float(rows["ended"].mean()),
+        "tokens": float(rows["tokens"].mean()),
+    }

@@ -1,0 +1,224 @@
+"""Reinforcement learning with verifiable rewards: GRPO (paper, section 2.1 and Eq. 1-2) with TRL's GRPOTrainer."""
+
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from dereason_utils import generate, manifest, prompts
+from dereason_utils.errors import InputError
+from dereason_utils.profiles import Grpo
+from dereason_utils.training import (
+    checkpoint_settings,
+    last_whole_checkpoint,
+    mark_whole,
+    progress_callback,
+    stop_on_nan,
+)
+from dereason_utils.verify import verify_many
+
+
+def rewards(rows: list[dict], completions: list[str]) -> list[float | None]:
+    """The paper's Eq. 2: 1 for a correct answer, else 0; None where the gold answer cannot be scored.
+
+    rows: one dict per completion with question, answer, answer_type. The checker is the evaluation's.
+    """
+    verdicts = verify_many(
+        [row["question"] for row in rows],
+        [row["answer"] for row in rows],
+        completions,
+        [row["answer_type"] for row in rows],
+    )
+    return [None if v.verdict == "unscorable" else float(v.verdict == "correct") for v in verdicts]
+
+
+def train(
+    model, tokenizer, problems: pd.DataFrame, style: str, settings: Grpo, folder: Path, seed: int
+) -> pd.DataFrame:
+    """Train in place on `problems` (columns id, question, answer, answer_type) and return one row per step.
+
+    folder: where checkpoints and the rollouts of each step live; training goes on from the last whole checkpoint.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import GRPOConfig
+
+    per_update = settings.prompts_per_step * settings.group_size // settings.updates_per_step
+    updates = settings.steps * settings.updates_per_step
+    config = GRPOConfig(
+        output_dir=str(folder),
+        max_steps=updates,
+        per_device_train_batch_size=settings.micro_batch_size,
+        gradient_accumulation_steps=per_update // settings.micro_batch_size,
+        generation_batch_size=settings.prompts_per_step * settings.group_size,
+        num_generations=settings.group_size,
+        max_completion_length=settings.max_completion,
+        temperature=settings.temperature,
+        top_p=1.0,
+        top_k=0,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
+        warmup_steps=int(settings.warmup_share * updates),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim="adamw_torch",
+        beta=settings.kl_weight,
+        epsilon=settings.clip_low,
+        epsilon_high=settings.clip_high,
+        loss_type=settings.loss,
+        scale_rewards="group" if settings.scale_rewards else "none",
+        mask_truncated_completions=settings.mask_truncated,
+        num_iterations=1,
+        importance_sampling_level="token",
+        use_vllm=False,
+        shuffle_dataset=True,
+        **checkpoint_settings(seed, save_every=settings.save_every, bfloat16=model.dtype == torch.bfloat16),
+    )
+    rows = problems[["id", "question", "answer", "answer_type"]].assign(prompt=problems["question"])
+    trainer = grpo_trainer_class()(
+        model=model,
+        processing_class=tokenizer,
+        args=config,
+        train_dataset=Dataset.from_pandas(rows, preserve_index=False),
+        reward_funcs=reward_function(folder),
+        rollout_func=rollout_function(tokenizer, style, settings, seed),
+        callbacks=[mark_whole(), progress_callback("GRPO", ("reward", "entropy_sampled")), stop_on_nan()],
+    )
+    trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    return step_table(trainer.state.log_history)
+
+
+def rollout_function(tokenizer, style: str, settings: Grpo, seed: int):
+    """TRL's hook for another sampler. Seeds depend on (seed, step) alone, so that a resumed run draws the same."""
+
+    def rollout(batch: list[str], trainer) -> dict:
+        began = time.perf_counter()
+        questions = batch[:: settings.group_size]  # TRL repeats each prompt group_size times in a row
+        ids = [prompts.tokenise_prompt(question, tokenizer, style) for question in questions]
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        drawn = generate.sample(
+            policy, tokenizer, ids, copies=settings.group_size, max_new_tokens=settings.max_completion,
+            temperature=settings.temperature, seed=seed * 1_000_003 + trainer.state.global_step, batch_size=len(batch),
+        )  # fmt: skip
+        flat = [completion for group in drawn for completion in group]
+        return {
+            "prompt_ids": [prompt for prompt in ids for _ in range(settings.group_size)],
+            "completion_ids": [completion.tokens for completion in flat],
+            "logprobs": None,  # the update follows the rollout at once: the ratio's denominator is the policy itself
+            "sampled_entropy": [completion.entropy for completion in flat],
+            "rollout_s": [time.perf_counter() - began] * len(flat),
+        }
+
+    return rollout
+
+
+def reward_function(folder: Path):
+    """TRL's reward hook: checks the completions, logs the rollout's own measures and keeps every rollout on disk."""
+
+    def reward(completions, completion_ids, trainer_state, log_metric, **columns) -> list[float | None]:
+        rows = [
+            dict(zip(("id", "question", "answer", "answer_type"), values, strict=True))
+            for values in zip(*(columns[name] for name in ("id", "question", "answer", "answer_type")), strict=True)
+        ]
+        values = rewards(rows, completions)
+        lengths = [len(ids) for ids in completion_ids]
+        seconds = columns["rollout_s"][0]
+        entropy = sum(h * n for h, n in zip(columns["sampled_entropy"], lengths, strict=True)) / sum(lengths)
+        log_metric("entropy_sampled", entropy)
+        log_metric("rollout_s", seconds)
+        log_metric("rollout_tokens_per_s", sum(lengths) / seconds)
+        step = trainer_state.global_step + 1
+        table = pd.DataFrame(rows)[["id", "answer"]].assign(
+            step=step, completion=completions, reward=values, tokens=lengths
+        )
+        manifest.write_table(folder / "rollouts" / f"step-{step:05d}.parquet", table)
+        return values
+
+    return reward
+
+
+def grpo_trainer_class():
+    """TRL's GRPOTrainer with three savings that leave the gradient as it is (imported late: TRL is slow to load)."""
+    from trl import GRPOTrainer
+
+    class LeanGRPOTrainer(GRPOTrainer):
+        def _prepare_inputs(self, generation_batch):
+            """Sort each update's rollouts so that equal advantages of zero, and equal lengths, share a micro-batch."""
+            before = self._buffered_inputs
+            inputs = super()._prepare_inputs(generation_batch)
+            if self.model.training and self._buffered_inputs is not before:
+                window = self.args.gradient_accumulation_steps
+                buffered = self._buffered_inputs
+                self._buffered_inputs = [
+                    batch for i in range(0, len(buffered), window) for batch in sort_window(buffered[i : i + window])
+                ]
+                inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
+            return inputs
+
+        def _compute_loss(self, model, inputs):
+            """A micro-batch whose advantages are all zero has no gradient (without a KL term): skip its passes."""
+            if self.beta == 0.0 and not inputs["advantages"].any():
+                return sum((p.sum() * 0.0 for p in model.parameters() if p.requires_grad), torch.zeros(()))
+            return super()._compute_loss(model, inputs)
+
+        def _get_per_token_logps_and_entropies(self, model, *args, batch_size=None, compute_aux_loss=False, **kwargs):
+            """TRL's own chunked log-probabilities, which it offers with Liger only: no [rows, length, vocabulary]."""
+            if not self.args.use_cpu:
+                return super()._get_per_token_logps_and_entropies(
+                    model, *args, batch_size=batch_size, compute_aux_loss=compute_aux_loss, **kwargs
+                )
+            return self._chunked_logps(self.accelerator.unwrap_model(model), *args, **kwargs)
+
+    return LeanGRPOTrainer
+
+
+def sort_window(batches: list[dict]) -> list[dict]:
+    """Redistribute the rows of one update's micro-batches by (advantage is zero, length) and cut unused padding.
+
+    Each batch maps names to tensors [rows, ...] or to scalars shared by all rows. The set of rows, and with it the
+    sum of their losses, stays the same; DAPO's and Dr. GRPO's normalisers do not depend on the order.
+    """
+    size = len(batches[0]["advantages"])
+    rowwise = [k for k, v in batches[0].items() if torch.is_tensor(v) and v.dim() > 0 and len(v) == size]
+    joined = {k: torch.cat([batch[k] for batch in batches]) for k in rowwise}
+    length = joined["prompt_mask"].sum(1) + joined["completion_mask"].sum(1)
+    key = (joined["advantages"] == 0).long() * 1_000_000 + length
+    order = torch.argsort(key, stable=True)
+    out = []
+    for i, batch in enumerate(batches):
+        rows = order[i * size : (i + 1) * size]
+        new = {**batch, **{k: v[rows] for k, v in joined.items()}}
+        prompt, completion = int(new["prompt_mask"].sum(1).max()), int(new["completion_mask"].sum(1).max())
+        for name in ("prompt_ids", "prompt_mask"):
+            new[name] = new[name][:, new[name].shape[1] - prompt :]  # prompts are padded on the left
+        for name in rowwise:
+            if name not in ("prompt_ids", "prompt_mask") and new[name].dim() == 2:
+                new[name] = new[name][:, :completion]
+        out.append(new)
+    return out
+
+
+def step_table(history: list[dict]) -> pd.DataFrame:
+    """Tidy training curve from the trainer's log, one row per optimizer step."""
+    names = {
+        "step": "step", "reward": "reward", "reward_std": "reward_std", "completions/mean_length": "response_length",
+        "entropy_sampled": "entropy", "frac_reward_zero_std": "zero_variance_share",
+        "completions/clipped_ratio": "truncated_share", "clip_ratio/region_mean": "clip_share",
+        "grad_norm": "grad_norm", "loss": "loss", "learning_rate": "learning_rate", "rollout_s": "rollout_s",
+        "step_time": "step_s", "rollout_tokens_per_s": "rollout_tokens_per_s",
+    }  # fmt: skip
+    rows = [entry for entry in history if "reward" in entry and "loss" in entry]
+    table = pd.DataFrame(rows).reindex(columns=list(names)).rename(columns=names)
+    table["update_s"] = table.pop("step_s") - table["rollout_s"]
+    return table
+
+
+def collect_rollouts(folder: Path, steps: int) -> pd.DataFrame:
+    """All rollouts of the finished run, in step order. Raises InputError when a step's file is missing."""
+    files = [folder / "rollouts" / f"step-{step:05d}.parquet" for step in range(1, steps + 1)]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise InputError(f"{folder} lacks the rollouts of {missing[0]}: run 04_grpo again.")
+    return pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)

@@ -1,0 +1,152 @@
+"""The judge: an LLM rates each problem's reasoning intensity from 1 to 5 (paper, section 2.2 and appendix A.1).
+
+The paper's judge is an instruct model of the policy's own size that follows the rubric as it is. A model of 135M
+parameters does not, so on small scales it is first tuned on rubric-labelled problems of families that the training
+corpus does not contain. Its agreement with the true steps is always reported beside trivial baselines.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats as scipy_stats
+
+from dereason_utils import generate, prompts
+from dereason_utils.profiles import Judge
+from dereason_utils.schema import Problem
+
+RATING = "ReasoningRequired:"
+_RATING_LINE = re.compile(r"^\W*ReasoningRequired\W*:\W*([1-5])\W*$", re.MULTILINE)
+
+
+def rubric(steps: int) -> int:
+    """The score that the paper's rubric gives to a problem of so many dependent steps (appendix A.1).
+
+    The rubric's ranges overlap at 5 (3: "about 3-5", 4: "about 5-8"); 5 counts as 4 here. Recall counts as one step.
+    """
+    return int(np.searchsorted([1, 2, 4, 8], steps) + 1)
+
+
+def first_hard_steps(threshold: int) -> int:
+    """The fewest steps that the rubric scores above the threshold: where a test problem begins to be hard."""
+    return next(steps for steps in range(1, 11) if rubric(steps) > threshold)
+
+
+def parse_rating(reply: str) -> int | None:
+    """The rating in the reply's last rating line, or None when there is no such line."""
+    found = _RATING_LINE.findall(reply)
+    return int(found[-1]) if found else None
+
+
+def calibration_reply(problem: Problem) -> str:
+    """What a tuned judge should write: a short analysis, then the rating line."""
+    plural = "step" if problem.steps == 1 else "dependent steps"
+    return f"It takes {problem.steps} {plural}.\n{RATING} {rubric(problem.steps)}"
+
+
+def calibration_examples(problems: Sequence[Problem], tokenizer, style: str) -> list[dict]:
+    """Training examples for `sft.train` from rubric-labelled problems of held-out families."""
+    examples = []
+    for problem in problems:
+        prompt = _prompt(problem.question, tokenizer, style, short=True)
+        completion = tokenizer(calibration_reply(problem), add_special_tokens=False)["input_ids"]
+        completion += [tokenizer.eos_token_id]
+        mask = [0] * len(prompt) + [1] * len(completion)
+        examples.append({"input_ids": prompt + completion, "completion_mask": mask})
+    return examples
+
+
+def rate(model, tokenizer, questions: Sequence[str], style: str, settings: Judge, seed: int,
+         on_batch=lambda done, batch: None) -> pd.DataFrame:  # fmt: skip
+    """Rate every question; columns rating (None if unparsed), expected_rating, analysis, parse_status, attempts.
+
+    The first attempt is greedy; replies without a rating line are drawn again at temperature 1, `settings.retries`
+    times. A judge that was tuned here sees a short instruction, one that was not the whole rubric.
+    expected_rating is the mean of 1..5 under the judge's own probabilities after its analysis.
+    """
+    ids = [_prompt(question, tokenizer, style, settings.calibration_size > 0) for question in questions]
+    replies: list[str] = [""] * len(ids)
+    attempts = [0] * len(ids)
+    waiting = list(range(len(ids)))
+    for attempt in range(settings.retries + 1):
+        drawn = generate.sample(
+            model, tokenizer, [ids[i] for i in waiting], max_new_tokens=settings.max_new_tokens,
+            temperature=0.0 if attempt == 0 else 1.0, seed=seed + attempt, batch_size=64,
+            on_batch=on_batch if attempt == 0 else lambda done, batch: None,
+        )  # fmt: skip
+        for i, (completion,) in zip(waiting, drawn, strict=True):
+            replies[i] = tokenizer.decode(completion.tokens, skip_special_tokens=True)
+            attempts[i] += 1
+        waiting = [i for i in waiting if parse_rating(replies[i]) is None]
+        if not waiting:
+            break
+    ratings = [parse_rating(reply) for reply in replies]
+    analyses = [reply.rpartition(RATING)[0].strip() if RATING in reply else reply.strip() for reply in replies]
+    return pd.DataFrame(
+        {
+            "rating": pd.array(ratings, dtype="Int64"),
+            "expected_rating": expected_ratings(model, tokenizer, ids, analyses),
+            "analysis": analyses,
+            "parse_status": ["unparsed" if rating is None else "ok" for rating in ratings],
+            "attempts": attempts,
+        }
+    )
+
+
+@torch.inference_mode()
+def expected_ratings(model, tokenizer, prompt_ids: list[list[int]], analyses: list[str]) -> list[float]:
+    """Mean rating under the judge's next-token probabilities of 1..5, after its own analysis and `RATING`."""
+    opening = tokenizer(f"\n{RATING} 1", add_special_tokens=False)["input_ids"][:-1]
+    digits = [tokenizer(f"{RATING} {k}", add_special_tokens=False)["input_ids"][-1] for k in range(1, 6)]
+    results = []
+    model.eval()
+    for ids, analysis in zip(prompt_ids, analyses, strict=True):
+        row = ids + tokenizer(analysis, add_special_tokens=False)["input_ids"] + opening
+        logits = model(input_ids=torch.tensor([row], device=model.device), logits_to_keep=1).logits[0, -1]
+        probabilities = torch.softmax(logits[digits].float(), -1)
+        results.append(float(probabilities @ torch.arange(1.0, 6.0, device=probabilities.device)))
+    return results
+
+
+def agreement(scores: pd.DataFrame, questions: Sequence[str]) -> pd.DataFrame:
+    """Spearman correlation with the true steps of the judge's ratings and of trivial baselines.
+
+    scores: columns rating, expected_rating, subject, steps. Columns: predictor, spearman, low, high (95%, Fisher's z
+    with the Bonett-Wright standard error), n. The subject baseline predicts each problem by its subject's mean steps.
+    """
+    table = scores.assign(
+        question_length=[len(question) for question in questions],
+        subject_mean=scores.groupby("subject")["steps"].transform("mean"),
+    )
+    named = {
+        "judge: rating": "rating", "judge: expected rating": "expected_rating",
+        "baseline: question length": "question_length", "baseline: subject": "subject_mean",
+    }  # fmt: skip
+    rows = []
+    for name, column in named.items():
+        both = table[[column, "steps"]].dropna().astype(float)
+        rows.append({"predictor": name, **_spearman(both[column], both["steps"]), "n": len(both)})
+    return pd.DataFrame(rows)
+
+
+def confusion(scores: pd.DataFrame) -> pd.DataFrame:
+    """Counts of problems by true steps (rows) and rating (columns; the last one counts unparsed replies)."""
+    rating = scores["rating"].astype("string").fillna("unparsed")
+    return pd.crosstab(scores["steps"], rating, rownames=["true steps"], colnames=["rating"])
+
+
+def _prompt(question: str, tokenizer, style: str, short: bool) -> list[int]:
+    text = prompts.render(prompts.judge_messages(question, short), tokenizer, style)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _spearman(x: pd.Series, y: pd.Series) -> dict[str, float | None]:
+    if len(x) < 4 or x.nunique() < 2 or y.nunique() < 2:
+        return {"spearman": None, "low": None, "high": None}
+    rho = float(scipy_stats.spearmanr(x, y).statistic)
+    error = np.sqrt((1 + rho**2 / 2) / (len(x) - 3))  # Bonett and Wright (2000), Psychometrika 65, p. 23
+    centre = np.arctanh(np.clip(rho, -0.999999, 0.999999))
+    low, high = np.tanh([centre - 1.959964 * error, centre + 1.959964 * error])
+    return {"spearman": rho, "low": float(low), "high": float(high)}

@@ -1,0 +1,147 @@
+"""Draw problems, balanced over families and steps and disjoint in content; rebuild them from their ids."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from zlib import crc32
+
+import numpy as np
+
+from dereason_utils.errors import InputError
+from dereason_utils.schema import Problem
+from dereason_utils.mini_stem import biology, chemistry, computer_science, economics, mathematics, physics
+from dereason_utils.mini_stem.core import Family, Instance, pick
+
+SUBJECTS = (mathematics, physics, chemistry, biology, computer_science, economics)
+
+
+def _named(table: str) -> dict[str, Family]:
+    """Family id ("physics.segments") -> function; neighbours in this order differ in subject."""
+    columns = [
+        [
+            (f"{subject.__name__.rpartition('.')[2]}.{name}", family)
+            for name, family in vars(subject)[table].items()
+        ]
+        for subject in SUBJECTS
+    ]
+    return dict(family for row in zip(*columns, strict=True) for family in row)
+
+
+FAMILIES = _named("FAMILIES")
+JUDGE_FAMILIES = _named("JUDGE_FAMILIES")  # in none of the splits: the judge is tuned on them
+MAX_STEPS = 10
+# Said in a quarter of the questions, so that a question's length does not only follow its steps.
+ASIDES = (
+    "This question comes from a {subject} class.",
+    "No calculator is needed.",
+    "Read the question carefully.",
+    "This is a short exercise in {subject}.",
+    "Take the numbers exactly as they are given.",
+    "Work it out by hand.",
+)
+NUMBERS = 1_000_000  # instances per family and number of steps
+TRIES = 300  # drawings without a new content after which a family counts as exhausted at a number of steps
+SPLITS = {"train": (0, 50), "validation": (50, 70), "test": (70, 100)}  # per cent of all contents
+
+
+def generate(split: str, size: int, seed: int, steps: tuple[int, int]) -> list[Problem]:
+    """`size` problems of a split, with `steps` = (fewest, most) dependent steps, both inclusive.
+
+    The hash of a content alone decides whether it belongs to train, validation or test, so the splits are
+    disjoint for all sizes and seeds. Families and numbers of steps are balanced; where a family has no new
+    content left at a number of steps, the next ones fill in. Raises InputError for bad arguments and for more
+    problems than there are.
+    """
+    if split not in SPLITS:
+        raise InputError(f"There is no split {split!r} of mini_stem: choose one of {', '.join(SPLITS)}.")
+    low, high = SPLITS[split]
+    return _collect(FAMILIES, lambda key: low <= _percent(key) < high, size, seed, steps)
+
+
+def generate_judge_calibration(size: int, seed: int, steps: tuple[int, int]) -> list[Problem]:
+    """Like `generate`, but from the held-out families, which no split contains."""
+    return _collect(JUDGE_FAMILIES, lambda key: True, size, seed, steps)
+
+
+def rebuild(problem_id: str) -> Instance:
+    """The instance behind an id such as "physics.segments-s4-183". Raises InputError for any other text."""
+    parts = re.fullmatch(r"([a-z_.]+)-s([0-9]{1,2})-([0-9]{1,6})", problem_id)
+    if not parts or parts[1] not in FAMILIES | JUDGE_FAMILIES or not 1 <= int(parts[2]) <= MAX_STEPS:
+        raise InputError(
+            f"{problem_id!r} is no id of a mini_stem problem: one looks like physics.segments-s4-183."
+        )
+    return _instance(parts[1], int(parts[2]), int(parts[3]))
+
+
+def _instance(family: str, steps: int, number: int) -> Instance:
+    rng = np.random.default_rng([crc32(family.encode()), steps, number])
+    instance = (FAMILIES | JUDGE_FAMILIES)[family](rng, steps)
+    question = instance.question
+    if rng.random() < 0.25:
+        aside = pick(rng, ASIDES).format(subject=_subject(family))
+        question = f"{aside} {question}"
+    return replace(instance, question=question, key=f"{family} {instance.key}")
+
+
+def _subject(family: str) -> str:
+    return family.partition(".")[0].replace("_", " ")
+
+
+def _percent(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 100
+
+
+def _collect(families: dict[str, Family], wanted: Callable[[str], bool], size: int, seed: int, steps):
+    fewest, most = steps
+    if not 1 <= fewest <= most <= MAX_STEPS:
+        raise InputError(
+            f"steps = {tuple(steps)} is no range for mini_stem: give (fewest, most) within 1..{MAX_STEPS}."
+        )
+    if size < 1 or seed < 0:
+        raise InputError(
+            f"mini_stem needs a size of at least 1 and a seed of at least 0, not {size} and {seed}."
+        )
+    rng = np.random.default_rng([seed, size, fewest, most])
+    first = int(rng.integers(len(families)))
+    names = [*families][first:] + [*families][:first]
+    seen: set[str] = set()
+    exhausted: set[tuple[str, int]] = set()
+    problems = []
+    for i in range(size):
+        # In a round over the families neighbours differ in steps; in the next round all move on by one.
+        turn, place = divmod(i, len(names))
+        count = fewest + (turn + place) % (most - fewest + 1)
+        for family in names[place:] + names[:place]:
+            problem = None if (family, count) in exhausted else _fresh(family, count, rng, wanted, seen)
+            if problem:
+                problems.append(problem)
+                break
+            exhausted.add((family, count))
+        else:
+            raise InputError(
+                f"This split of mini_stem has no {size} different problems of {fewest} to {most} steps (only "
+                f"{len(problems)} were found): ask for a smaller size or a wider range of steps."
+            )
+    return [problems[i] for i in rng.permutation(size)]
+
+
+def _fresh(family: str, steps: int, rng, wanted: Callable[[str], bool], seen: set[str]) -> Problem | None:
+    """A problem with a content that is wanted and not yet `seen`, or None after many vain drawings."""
+    for _ in range(TRIES):
+        number = int(rng.integers(NUMBERS))
+        instance = _instance(family, steps, number)
+        content = f"{steps} {instance.key}"
+        if content in seen or not wanted(instance.key):
+            continue
+        seen.add(content)
+        return Problem(
+            id=f"{family}-s{steps}-{number}",
+            question=instance.question,
+            answer=instance.answer(instance.trace()[-1].result),
+            answer_type=instance.answer_type,
+            subject=_subject(family),
+            family=family,
+            steps=steps,
+        )
+    return None

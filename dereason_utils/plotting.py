@@ -1,0 +1,215 @@
+"""What the figures share: style, colours, labels at the end of lines, and writing them to disk."""
+
+import functools
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from dereason_utils import manifest, results
+from dereason_utils.results import Results
+
+STYLE = Path(__file__).with_name("dereason.mplstyle")
+ONE_COLUMN, TWO_COLUMNS = 3.3, 6.8  # inches
+# seaborn's "colorblind", as in the style file
+PALETTE = (
+    "#0173b2",
+    "#de8f05",
+    "#029e73",
+    "#d55e00",
+    "#cc78bc",
+    "#ca9161",
+    "#fbafe4",
+    "#949494",
+    "#ece133",
+    "#56b4e9",
+)
+GREY, INK = "#6b6b6b", "#222222"
+# Each arm keeps its colour and marker in every figure; other arms take what is left.
+_LOOKS = {
+    "base": (GREY, "o"),
+    "rl_only": ("#d55e00", "v"),
+    "sft_only": ("#029e73", "s"),
+    "sft_then_hard_sft": ("#ca9161", "P"),
+    "random_split": ("#b35aa3", "D"),
+    "dereason": ("#0173b2", "^"),
+}
+_SHORT = {
+    "base": "Base",
+    "rl_only": "RL only",
+    "sft_only": "SFT only",
+    "sft_then_hard_sft": "SFT, hard SFT",
+    "random_split": "Random split",
+    "dereason": "DeReason",
+}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The line under a figure. `command` redraws it; `commit` is that of the runs, not of the redrawing."""
+
+    profile: str
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    commit: str
+    command: str
+
+    @classmethod
+    def of(cls, read: Results) -> "Provenance":
+        command = manifest.command(read.profile, "06_figures")
+        return cls(read.profile, read.arms, read.seeds, read.commit, command)
+
+    def line(self, data_hash: str) -> str:
+        seeds = ("seed " if len(self.seeds) == 1 else "seeds ") + ", ".join(map(str, self.seeds))
+        return (
+            f"Run: profile {self.profile}, arms {', '.join(self.arms)}, {seeds}. "
+            f"Redraw: {self.command}. Commit of the runs: {self.commit}. Data: sha256 {data_hash[:12]}."
+        )
+
+
+def save(figure: Figure, folder: Path, name: str, data: pd.DataFrame, provenance: Provenance) -> list[str]:
+    """Write <name>.csv, <name>.png (200 dpi) and <name>.pdf; returns the file names. Closes the figure."""
+    manifest.write_table(folder / f"{name}.csv", data)
+    digest = manifest.sha256_file(folder / f"{name}.csv")
+    with plt.style.context(STYLE):
+        _write_below(figure, provenance.line(digest))
+        # Without dates, so that the same data give the same bytes.
+        for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            with manifest.atomic_path(folder / f"{name}.{ending}") as path:
+                figure.savefig(path, format=ending, metadata=metadata)
+    plt.close(figure)
+    return [f"{name}.{ending}" for ending in ("csv", "png", "pdf")]
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Decorator: draw in the project's style, whatever style the caller has set."""
+
+    @functools.wraps(draw)
+    def styled(*arguments, **named) -> Figure:
+        with plt.style.context(STYLE):
+            return draw(*arguments, **named)
+
+    return styled
+
+
+def not_run(title: str, why: str) -> Figure:
+    """A panel that says that there is nothing to show, so that the gap is not taken for an oversight."""
+    figure, axis = plt.subplots(figsize=(ONE_COLUMN, 1.5))
+    axis.text(
+        0.5, 0.58, "not run", ha="center", va="center", fontsize=11, color=GREY, transform=axis.transAxes
+    )
+    axis.text(0.5, 0.3, why, ha="center", va="center", color=GREY, transform=axis.transAxes)
+    axis.set(title=title, xticks=[], yticks=[])
+    axis.spines[:].set(visible=True, linestyle=(0, (3, 3)), color="#aaaaaa")
+    return figure
+
+
+def from_zero(axis: Axes) -> None:
+    """Zero at the bottom, with room for a marker that stands on it."""
+    top = axis.get_ylim()[1]
+    axis.set_ylim(-0.03 * top, top)
+
+
+def points(axis: Axes, x, line: pd.DataFrame, arm: str) -> None:
+    """Markers with their intervals."""
+    colour, marker = look(arm)
+    errors = np.vstack([line["accuracy"] - line["low"], line["high"] - line["accuracy"]]).clip(min=0)
+    axis.errorbar(
+        x,
+        line["accuracy"],
+        yerr=errors,
+        fmt=marker,
+        color=colour,
+        elinewidth=0.9,
+        ms=4.5,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+    )
+
+
+def label_arms(axis: Axes, part: pd.DataFrame, value: str, slope: str | None = None) -> None:
+    """Name each arm at the end of its line; `slope` formats the slope per 10 steps and half its interval."""
+    ends = []
+    for arm, lines in part.groupby("arm", sort=False):
+        last = lines.groupby("seed")[value].last() if "seed" in lines else lines[value].tail(1)
+        text = _SHORT.get(arm, results.label(arm))
+        if slope and len(last) == 1 and lines["slope"].notna().all():
+            middle, high = lines["slope"].iloc[0], lines["slope_high"].iloc[0]
+            text += "\n" + slope.format(10 * middle, 10 * (high - middle)).replace("-", "−")
+        ends.append((float(last.mean()), text, look(arm)[0]))
+    label_ends(axis, ends)
+
+
+def label_ends(axis: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write (y, text, colour) right of the axes at the height of y, moved apart where they would overlap."""
+    if not ends:
+        return
+    axis.figure.draw_without_rendering()  # settles the layout, and with it the height that text takes
+    height = axis.get_window_extent().height
+    line = 7 * 1.25 * axis.figure.dpi / 72 / height
+    ends = sorted(ends)
+    places = [axis.transAxes.inverted().transform(axis.transData.transform((0, y)))[1] for y, *_ in ends]
+    needs = [line * (1 + text.count("\n")) for _, text, _ in ends]
+    for i in range(1, len(places)):  # push upwards, then back down from the top
+        places[i] = max(places[i], places[i - 1] + (needs[i] + needs[i - 1]) / 2)
+    places[-1] = min(places[-1], 1 - needs[-1] / 2)
+    for i in range(len(places) - 2, -1, -1):
+        places[i] = min(places[i], places[i + 1] - (needs[i] + needs[i + 1]) / 2)
+    for place, (_, text, colour) in zip(places, ends, strict=True):
+        axis.text(
+            1.02,
+            place,
+            text,
+            transform=axis.transAxes,
+            va="center",
+            fontsize=7,
+            linespacing=1.15,
+            color=colour,
+        )
+
+
+def remark(axis: Axes, text: str, right: bool = False) -> None:
+    """A small grey note in an upper corner of the axes."""
+    axis.text(
+        0.98 if right else 0.03,
+        0.97,
+        text,
+        transform=axis.transAxes,
+        ha="right" if right else "left",
+        va="top",
+        fontsize=6.5,
+        color=GREY,
+    )
+
+
+def _write_below(figure: Figure, text: str) -> None:
+    """The provenance in small print; the picture moves up to make room."""
+    width, height = figure.get_size_inches()
+    letter = 5 * 0.57 / 72  # inches: 5 points high, 0.57 as wide
+    lines = textwrap.wrap(text, int(width / letter), break_on_hyphens=False)
+    room = (len(lines) * 5 * 1.3 + 4) / 72
+    figure.set_size_inches(width, height + room)
+    share = room / (height + room)
+    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))
+    figure.text(0.01, 0.01, "\n".join(lines), fontsize=5, color=GREY, va="bottom", linespacing=1.3)
+
+
+def look(arm: str) -> tuple[str, str]:
+    """(colour, marker) of an arm."""
+    if arm in _LOOKS:
+        return _LOOKS[arm]
+    place = sum(arm.encode())
+    return PALETTE[place % len(PALETTE)], "oXp*hd<>"[place % 8]
+
+
+def ink(colour: str) -> str:
+    """Dark or white text, whichever reads better on the colour."""
+    red, green, blue = to_rgb(colour)
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"

@@ -1,0 +1,157 @@
+"""Reads a profile's finished steps into tidy tables: a row per completion, step or problem. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dereason_utils import manifest, paths
+from dereason_utils.errors import InputError
+from dereason_utils.split import ARMS
+
+# The arms in the order and wording of the paper's Table 1.
+LABELS = {
+    "base": "Base model",
+    "rl_only": "RL only",
+    "sft_only": "SFT only",
+    "sft_then_hard_sft": "SFT then selected SFT",
+    "random_split": "SFT then random RL",
+    "dereason": "SFT on easy + RL on hard",
+}
+VERDICTS = ("correct", "incorrect", "unscorable")
+ITEM_COLUMNS = (
+    "benchmark",
+    "table",
+    "item_id",
+    "subject",
+    "family",
+    "steps",
+    "sample",
+    "gold",
+    "completion",
+    "extracted",
+    "verdict",
+    "reason",
+    "correct",
+    "parse_failure",
+    "tokens",
+    "truncated",
+)
+# Small enough to be handy while drawing, and all that the tables need.
+_ITEMS_READ = [name for name in ITEM_COLUMNS if name not in ("gold", "completion", "reason")]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What 06_figures reads. Every table carries the columns arm and seed, except `scores`.
+
+    items: 05_eval's rows; grpo, sft: training curves; scores: 01_score's rows; sizes: 02_split's sizes.csv.
+    manifests: of every step that was read.
+    """
+
+    profile: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    items: pd.DataFrame
+    grpo: pd.DataFrame
+    sft: pd.DataFrame
+    scores: pd.DataFrame
+    sizes: pd.DataFrame
+    manifests: tuple[manifest.Manifest, ...]
+
+    @property
+    def commit(self) -> str:
+        """The commit, or commits, that the runs were made with; a redrawn figure names the same ones."""
+        return ", ".join(sorted({_short(step.commit) for step in self.manifests}))
+
+
+def load(profile: str, arms: Sequence[str], seeds: Sequence[int]) -> Results:
+    """Read all steps of a profile. Raises InputError, with the command to run, where one is missing."""
+    arms = in_order(arms)
+    steps: list[manifest.Manifest] = []
+
+    def read(
+        stage: str, name: str, arm: str | None = None, seed: int | None = None, columns=None
+    ) -> pd.DataFrame:
+        steps.append(manifest.require(profile, stage, arm, seed, outputs=[name]))
+        path = paths.step_dir(profile, stage, arm, seed) / name
+        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path, columns=columns)
+        return table if arm is None else table.assign(arm=arm, seed=seed)
+
+    def all_runs(stage: str, name: str, chosen: Sequence[str], columns=None) -> pd.DataFrame:
+        tables = [read(stage, name, arm, seed, columns) for arm in chosen for seed in seeds]
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"arm": [], "seed": []})
+
+    scores = read("01_score", "scores.parquet")
+    sizes = pd.concat(
+        [read("02_split", "sizes.csv", seed=seed).assign(seed=seed) for seed in seeds], ignore_index=True
+    )
+    sft = all_runs("03_sft", "steps.csv", [arm for arm in arms if ARMS[arm].sft])
+    grpo = all_runs("04_grpo", "steps.csv", [arm for arm in arms if ARMS[arm].rl])
+    items = all_runs("05_eval", "items.parquet", arms, _ITEMS_READ)
+    check_items(items)
+    # 'unscorable' speaks of the gold answer alone, so such a question is out for every arm.
+    items = items[items["verdict"] != "unscorable"].reset_index(drop=True)
+    unique = {(s.stage, s.arm, s.seed): s for s in steps}
+    return Results(profile, arms, tuple(seeds), items, grpo, sft, scores, sizes, tuple(unique.values()))
+
+
+def in_order(arms: Sequence[str]) -> tuple[str, ...]:
+    """The arms in the paper's order, those the paper lacks at the end."""
+    if unknown := [arm for arm in arms if arm not in ARMS]:
+        raise InputError(f"Unknown arm {unknown[0]!r}: choose among {', '.join(ARMS)}.")
+    rank = list(LABELS)
+    return tuple(
+        sorted(arms, key=lambda arm: (rank.index(arm) if arm in rank else len(rank), list(ARMS).index(arm)))
+    )
+
+
+def label(arm: str) -> str:
+    """The arm's name in tables and figures."""
+    return LABELS.get(arm, arm.replace("_", " "))
+
+
+def source(benchmark: str) -> str:
+    """Who wrote a benchmark's questions: 'mini_stem' or 'reasoning_gym'."""
+    return benchmark.split()[0]
+
+
+def check_items(items: pd.DataFrame) -> None:
+    """Raise InputError unless all arms and seeds answered the same questions equally often."""
+    if bad := sorted(set(items["verdict"]) - set(VERDICTS)):
+        raise InputError(
+            f"05_eval has the verdict {bad[0]!r}, which is none of {', '.join(VERDICTS)}: run it again."
+        )
+    if (items["correct"] != (items["verdict"] == "correct")).any():
+        raise InputError("05_eval's columns correct and verdict contradict each other: run 05_eval again.")
+    counts = items.groupby(["item_id", "arm", "seed"]).size().unstack(["arm", "seed"])
+    uneven = counts != counts.max(axis=None)
+    if uneven.any(axis=None):
+        lacking = counts.columns[uneven.any()][0]
+        raise InputError(
+            f"Arm {lacking[0]}, seed {lacking[1]} has not answered the others' questions as often: "
+            "run 05_eval again for every arm."
+        )
+
+
+def cube(items: pd.DataFrame, arm: str, value: str = "correct") -> tuple[np.ndarray, pd.DataFrame]:
+    """One arm's values as an array [seeds, questions, samples], and one row per question (the array's middle
+    axis).
+
+    items: rows of the wanted benchmarks. Questions in the order of benchmark and id, so that arms can be
+    paired.
+    """
+    rows = items[items["arm"] == arm].sort_values(["seed", "benchmark", "item_id", "sample"], kind="stable")
+    if rows.empty:
+        raise InputError(f"No evaluation of arm {arm!r} was read: run 05_eval for it first.")
+    questions = rows[rows["seed"] == rows["seed"].iloc[0]].drop_duplicates("item_id").reset_index(drop=True)
+    shape = (rows["seed"].nunique(), len(questions), -1)
+    questions = questions[["benchmark", "table", "item_id", "subject", "family", "steps"]]
+    group = questions["benchmark"].map(source) + " " + questions["family"]
+    return rows[value].to_numpy(float).reshape(shape), questions.assign(group=group)
+
+
+def _short(commit: str) -> str:
+    head, _, dirty = commit.partition("-")
+    return head[:10] + (f"-{dirty}" if dirty else "")

@@ -1,0 +1,90 @@
+"""Supervised fine-tuning on the teacher's answers (paper, section 3.1), with TRL's SFTTrainer."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from dereason_utils import prompts
+from dereason_utils.errors import InputError
+from dereason_utils.profiles import Model, Sft
+from dereason_utils.training import checkpoint_settings, last_whole_checkpoint, mark_whole, progress_callback, stop_on_nan
+
+
+def tokenise(rows: pd.DataFrame, tokenizer, model: Model) -> tuple[list[dict], int]:
+    """Training examples and the number dropped because prompt and answer exceed `model.max_length` tokens.
+
+    rows: columns question and response. Prompt and completion are tokenised apart and joined, exactly as a rollout
+    joins them; the end token closes the completion, and only the completion carries loss.
+    """
+    examples, dropped = [], 0
+    for question, response in zip(rows["question"], rows["response"], strict=True):
+        prompt = prompts.tokenise_prompt(question, tokenizer, model.prompt_style)
+        text = prompts.defuse(response, tokenizer)
+        completion = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        if len(prompt) + len(completion) > model.max_length:
+            dropped += 1
+            continue
+        mask = [0] * len(prompt) + [1] * len(completion)
+        examples.append({"input_ids": prompt + completion, "completion_mask": mask})
+    if not examples:
+        raise InputError(
+            f"All {dropped} SFT examples are longer than model.max_length = {model.max_length}: raise it."
+        )
+    return examples, dropped
+
+
+def train(model, tokenizer, examples: list[dict], validation: list[dict], settings: Sft, folder: Path, seed: int):
+    """Train in place and return one row per optimizer step: step, epoch, loss, grad_norm, learning_rate, ...
+
+    validation: examples for the validation loss, measured four times; may be empty.
+    folder: where checkpoints live; training goes on from the last whole one.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    steps = math.ceil(math.ceil(len(examples) / settings.batch_size) * settings.epochs)
+    config = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.micro_batch_size,
+        per_device_eval_batch_size=settings.micro_batch_size,
+        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=int(settings.warmup_share * steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim="adamw_torch",
+        max_length=None,  # over-long examples are dropped and counted above, never cut
+        packing=False,
+        completion_only_loss=True,
+        loss_type="chunked_nll",  # the same loss; logits of the completion alone, a chunk at a time
+        train_sampling_strategy="group_by_length",  # less padding; the order is drawn by the seed
+        eval_strategy="steps" if validation else "no",
+        eval_steps=max(1, steps // 4),
+        **checkpoint_settings(seed, save_every=max(1, steps // 2), bfloat16=model.dtype == torch.bfloat16),
+    )
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        args=config,
+        train_dataset=Dataset.from_list(examples),
+        eval_dataset=Dataset.from_list(validation) if validation else None,
+        callbacks=[mark_whole(), progress_callback("SFT", ("loss",)), stop_on_nan()],
+    )
+    trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    return step_table(trainer.state.log_history)
+
+
+def step_table(history: list[dict]) -> pd.DataFrame:
+    """Tidy learning curve from the trainer's log: one row per step; validation_loss where it was measured."""
+    rows = {entry["step"]: entry for entry in history if "loss" in entry}
+    for entry in history:
+        if "eval_loss" in entry and entry["step"] in rows:
+            rows[entry["step"]]["validation_loss"] = entry["eval_loss"]
+    columns = ["step", "epoch", "loss", "grad_norm", "learning_rate", "validation_loss"]
+    return pd.DataFrame([rows[step] for step in sorted(rows)]).reindex(columns=columns)

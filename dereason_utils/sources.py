@@ -1,0 +1,89 @@
+"""Which code a stage runs, and its hash: so that a changed plot trains nothing again."""
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+
+from dereason_utils import paths
+
+PACKAGE = "dereason_utils"
+# Modules that move files, check names and print, but compute no result: a change in them redoes nothing. The
+# profile's numbers count through `profiles.stage_settings`, file formats through `manifest.FORMAT_VERSION`.
+PLUMBING = ("errors", "manifest", "notebook", "paths", "profiles", "progress", "run", "sources", "workflow")
+
+
+def code_hash(stage: str) -> str:
+    """Hash of the code that a stage runs: its notebook's cells and every module they import, near and far.
+
+    Comments, docstrings, layout, outputs and Markdown do not count: editing them trains nothing again.
+    """
+    digest = hashlib.sha256()
+    cells = notebook_code(paths.notebook_path(stage))
+    for tree in [cells, *(ast.parse(path.read_text(encoding="utf-8")) for path in modules(stage))]:
+        digest.update(ast.dump(_without_docstrings(tree)).encode())
+    return digest.hexdigest()
+
+
+def modules(stage: str) -> list[Path]:
+    """Files of this package that the notebook imports, directly or through others, without the plumbing.
+
+    Of a folder all modules count, because it may start some as programs of their own.
+    """
+    found: set[Path] = set()
+    waiting = _imports(notebook_code(paths.notebook_path(stage)), PACKAGE)
+    while waiting:
+        name = waiting.pop()
+        path = _module_file(name)
+        if path is None or path in found or name.split(".")[1] in PLUMBING:
+            continue
+        found.add(path)
+        inside = path.name == "__init__.py"
+        if inside:
+            waiting |= {f"{name}.{other.stem}" for other in path.parent.glob("*.py")} - {f"{name}.__init__"}
+        waiting |= _imports(
+            ast.parse(path.read_text(encoding="utf-8")), name if inside else name.rpartition(".")[0]
+        )
+    return sorted(found)
+
+
+def notebook_code(path: Path) -> ast.Module:
+    """All code cells as one module without IPython's own lines (%magic, !shell); empty without a notebook."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []
+    lines = [
+        line for cell in cells if cell["cell_type"] == "code" for line in "".join(cell["source"]).splitlines()
+    ]
+    return ast.parse("\n".join(line for line in lines if not line.lstrip().startswith(("%", "!"))))
+
+
+def _imports(tree: ast.AST, package: str) -> set[str]:
+    """Dotted names below PACKAGE that code in `package` may import; some may be functions, not modules."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    parts = [name.split(".") for name in names if name.startswith(f"{PACKAGE}.")]
+    return {".".join(name[:end]) for name in parts for end in range(2, len(name) + 1)}
+
+
+def _module_file(name: str) -> Path | None:
+    base = paths.REPO.joinpath(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [
+                line
+                for line in node.body
+                if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+            ]
+    return tree

@@ -1,0 +1,82 @@
+"""What SFT and GRPO share: checkpoints that are whole, progress lines, and stopping on NaN."""
+
+import json
+import math
+from pathlib import Path
+
+from dereason_utils import progress
+
+_WHOLE = "dereason_whole.json"  # written into a checkpoint after everything else
+
+
+def checkpoint_settings(seed: int, save_every: int, bfloat16: bool) -> dict:
+    """The TrainingArguments that every stage sets alike."""
+    import torch
+
+    return {
+        "seed": seed,
+        "data_seed": seed,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": save_every,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": bfloat16,  # autocast; trainable adapters stay in float32
+        "gradient_checkpointing": torch.cuda.is_available(),
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "remove_unused_columns": False,
+    }
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint whose writing had finished, or None. Half-written ones are never chosen."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{_WHOLE}")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+def mark_whole():
+    """A trainer callback that marks each checkpoint once all its files are on disk."""
+    from transformers import TrainerCallback
+
+    class MarkWhole(TrainerCallback):
+        def on_save(self, args, state, control, **_):
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (checkpoint / _WHOLE).write_text(json.dumps({"step": state.global_step}))
+
+    return MarkWhole()
+
+
+def progress_callback(label: str, shown: tuple[str, ...]):
+    """A trainer callback that prints one plain line of progress now and then, with the named metrics."""
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):
+        bar = None
+
+        def on_log(self, args, state, control, logs=None, **_):
+            if self.bar is None:
+                self.bar = progress.Bar(state.max_steps, label, start=max(0, state.global_step - 1))
+            facts = "  ".join(f"{name} {logs[name]:.3f}" for name in shown if logs and logs.get(name) is not None)
+            self.bar.update(state.global_step, facts)
+
+    return Progress()
+
+
+def stop_on_nan():
+    """A trainer callback that ends training with an error as soon as a loss is not a number."""
+    from transformers import TrainerCallback
+
+    from dereason_utils.errors import InputError
+
+    class StopOnNan(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            loss = (logs or {}).get("loss")
+            if loss is not None and not math.isfinite(loss):
+                raise InputError(
+                    f"The loss is {loss} at step {state.global_step}: lower the learning rate; the last whole checkpoint is kept."
+                )
+
+    return StopOnNan()

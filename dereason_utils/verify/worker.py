@@ -1,0 +1,89 @@
+"""The process in which symbolic algebra runs: `python -m dereason_utils.verify.worker`, one JSON line in, one out.
+
+It imports sympy once and then forks a child for every job. The kernel ends a child that overruns its time (an interval timer
+that no computation can hold up) or its memory, and the next job starts from the same clean state: a verdict depends on its
+own job only. The process ends when its parent does. This process has one thread and no torch, so forking it is safe.
+"""
+
+import json
+import os
+import resource
+import select
+import signal
+import sys
+
+from . import rules, symbolic
+
+# Per job. The processor time decides, so that a busy machine does not change verdicts; the wall time bounds the wait. A
+# verdict takes two jobs at most (the gold answer alone, then the comparison): under 2 s together.
+CPU_LIMIT = 0.5
+TIME_LIMIT = 0.9
+MEMORY_LIMIT = 512 * 2**20
+
+
+def main() -> None:
+    """Serve jobs until the parent closes the pipe or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    for timer in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(timer, signal.SIG_DFL)  # ends the process, whatever it is computing
+    parent = os.getppid()
+    _warm_up()
+    os.write(1, b"ready\n")
+    while True:
+        while not select.select([0], [], [], 1.0)[0]:
+            if os.getppid() != parent:
+                return
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
+        child = os.fork()
+        if child == 0:
+            _run(line)
+        if os.waitpid(child, 0)[1] != 0:
+            os.write(1, b'[false, "limit"]\n')
+
+
+def _warm_up() -> None:
+    """Load what sympy loads on first use, before the first fork."""
+    symbolic.equal("expression", r"\frac{1}{2}\sin^2 x + n!", r"\sqrt{x} e^{i y}")
+    symbolic.equal("equation", "y = 2x", "2y = 4x")
+    rules.infer("", "5 kg")
+    symbolic.equal("value", "1.414", r"\sqrt{2}")
+    symbolic.equal("expression", r"\sqrt{2}+\sqrt[3]{x}", r"\sqrt{5+2\sqrt6}-|x|\binom{n}{2}")
+
+
+def _run(line: bytes) -> None:
+    """Do one job in the forked child, write its reply in one piece and end."""
+    signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT)
+    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file can grow
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        reply = _decide(json.loads(line))
+    except (MemoryError, RecursionError):
+        reply = (False, "limit")
+    except Exception:  # noqa: BLE001
+        # sympy refuses an expression in many ways; whichever it is, nothing was shown to be equal.
+        reply = (False, "form")
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    os.write(1, json.dumps(reply).encode() + b"\n")
+    os._exit(0)
+
+
+def _decide(job: dict) -> tuple[bool, str]:
+    if "answer" in job:
+        correct, reason = rules.compare(
+            job["question"], job["gold"], job["answer"], job["kind"], symbolic.equal
+        )
+        return bool(correct), reason
+    for kind, text in rules.algebra_of(job["kind"], job["gold"]):
+        ok, reason = symbolic.check(kind, text)
+        if not ok:
+            return False, reason
+    return True, ""
+
+
+if __name__ == "__main__":
+    main()

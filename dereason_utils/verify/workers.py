@@ -1,0 +1,137 @@
+"""A few warm worker processes (see `worker`), shared by all threads of this process."""
+
+import atexit
+import contextlib
+import json
+import os
+import queue
+import select
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SIZE = 2
+# Longest wait for a reply: the worker itself ends a job earlier, so only a worker that was stopped or starved is met here.
+REPLY_LIMIT = 1.2
+START_LIMIT = 60
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+class _Worker:
+    def __init__(self):
+        env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, env.get("PYTHONPATH")]))
+        command = [sys.executable, "-P", "-m", "dereason_utils.verify.worker"]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=env)
+        self.is_ready = False
+
+    def ask(self, job: dict) -> tuple[bool, str] | None:
+        """The reply, or None when this worker is lost. Waits for a worker that is still starting."""
+        self.is_ready = self.is_ready or self._line(START_LIMIT) == b"ready\n"
+        if not self.is_ready:
+            return None
+        try:
+            self.process.stdin.write(json.dumps(job, ensure_ascii=False).encode(errors="replace") + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        line = self._line(REPLY_LIMIT)
+        return tuple(json.loads(line)) if line.endswith(b"\n") else None
+
+    def _line(self, timeout: float) -> bytes:
+        """One line from the worker; empty after the time-out or when the worker is gone."""
+        stream = self.process.stdout
+        return stream.readline() if select.select([stream], [], [], timeout)[0] else b""
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        with contextlib.suppress(BrokenPipeError):  # what it was not sent before it died is of no use now
+            self.process.stdin.close()
+        self.process.stdout.close()
+
+
+class _Pool:
+    """Workers are started when first needed, and lent to one job at a time."""
+
+    def __init__(self):
+        self.idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        self.workers: list[_Worker] = []
+        self.lock = threading.Lock()
+
+    def ask(self, job: dict) -> tuple[bool, str]:
+        for _ in range(2):  # a worker that was killed or stopped from outside says nothing about the job
+            worker = self._borrow()
+            try:
+                reply = worker.ask(job)
+            except BaseException:  # an interrupt in the middle of a reply leaves the pipe out of step
+                self._drop(worker)
+                raise
+            if reply is not None:
+                self.idle.put(worker)
+                return reply
+            self._drop(worker)
+        if not worker.is_ready:
+            raise RuntimeError(
+                f"the checker's workers do not start; see why: {sys.executable} -m dereason_utils.verify.worker"
+            )
+        return False, "limit"
+
+    def _borrow(self) -> _Worker:
+        try:
+            return self.idle.get_nowait()
+        except queue.Empty:
+            pass
+        with self.lock:
+            if len(self.workers) < SIZE:
+                self.workers.append(_Worker())
+                return self.workers[-1]
+        return self.idle.get()
+
+    def _drop(self, worker: _Worker) -> None:
+        worker.stop()
+        with self.lock:
+            self.workers[self.workers.index(worker)] = replacement = _Worker()
+        self.idle.put(replacement)
+
+    def close(self) -> None:
+        with self.lock:
+            for worker in self.workers:
+                worker.stop()
+            self.workers.clear()
+        self.idle = queue.LifoQueue()
+
+
+_pool = _Pool()
+atexit.register(lambda: _pool.close())
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = _Pool()
+
+
+# A forked child of this process must not share its parent's pipes.
+os.register_at_fork(after_in_child=_forget_pool)
+
+
+def ask(job: dict) -> tuple[bool, str]:
+    """Have a worker do one job (see `worker`): (whether it holds, reason). A job that overruns gives (False, 'limit')."""
+    return _pool.ask(job)
+
+
+def map_in_threads(function, rows: list) -> list:
+    """function(*row) for every row, as many at a time as there are workers; the results in order."""
+    if len(rows) < 2:
+        return [function(*row) for row in rows]
+    with ThreadPoolExecutor(SIZE) as threads:
+        return list(threads.map(lambda row: function(*row), rows))
+
+
+def close() -> None:
+    """End the worker processes; the next job starts new ones."""
+    _pool.close()

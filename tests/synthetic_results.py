@@ -1,0 +1,157 @@
+"""A results folder of random numbers in the schemas of the real stages, for tests of tables and figures."""
+
+import numpy as np
+import pandas as pd
+
+from dereason_utils import manifest
+from dereason_utils.split import ARMS
+
+SUBJECTS = ("mathematics", "physics", "chemistry", "biology", "computer science", "economics")
+# Chance of a correct answer at one step, and what each further step multiplies it with.
+SKILL = {
+    "base": (0.20, 0.62), "rl_only": (0.55, 0.72), "sft_only": (0.72, 0.76), "random_split": (0.74, 0.79),
+    "dereason": (0.76, 0.82),
+}  # fmt: skip
+TASKS = {"letter_counting": "language", "leg_counting": "biology", "time_intervals": "time",
+         "color_cube_rotation": "space", "chain_sum": "mathematics", "gcd": "mathematics"}  # fmt: skip
+
+
+def questions(test_size: int, gym_size: int) -> pd.DataFrame:
+    """Benchmark questions; the same for every arm and seed."""
+    rows = []
+    for i in range(test_size):
+        subject = SUBJECTS[i % len(SUBJECTS)]
+        family, steps = f"{subject.replace(' ', '_')}.family{(i // 6) % 4}", 1 + (i // 5) % 8
+        level = "hard" if steps >= 4 else "easy"
+        table = "mathematics" if subject == "mathematics" else "general"
+        name = "mini_stem mathematics" if table == "mathematics" else f"mini_stem {level}"
+        rows.append((name, table, f"{family}-s{steps}-{i}", subject, family, steps, steps))
+    for i in range(gym_size):
+        task, subject = list(TASKS.items())[i % len(TASKS)]
+        level = ("easy", "hard")[(i // len(TASKS)) % 2]
+        table = "mathematics" if subject == "mathematics" else "general"
+        name = "reasoning_gym mathematics" if table == "mathematics" else f"reasoning_gym {level}"
+        rows.append((name, table, f"rg.{task}-{level}-{i}", subject, task, 0, 4 if level == "easy" else 9))
+    columns = ["benchmark", "table", "item_id", "subject", "family", "steps", "effort"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def items(arm: str, seed: int, asked: pd.DataFrame, samples: int) -> pd.DataFrame:
+    """05_eval's rows of one run."""
+    rng = np.random.default_rng([seed, *arm.encode()])
+    families = sorted(asked["family"].unique())
+    ease = dict(zip(families, np.random.default_rng(5).normal(0, 0.06, len(families)), strict=True))
+    start, decay = SKILL[arm]
+    rows = asked.loc[asked.index.repeat(samples)].reset_index(drop=True)
+    chance = (start * decay ** (rows["effort"] - 1) + rows["family"].map(ease)).clip(0.005, 0.98)
+    correct = rng.random(len(rows)) < chance
+    failed = ~correct & (rng.random(len(rows)) < (0.3 if arm == "base" else 0.04))
+    wrong = pd.Series(rng.integers(0, 12, len(rows))).astype(str)
+    return rows.drop(columns="effort").assign(
+        sample=np.tile(np.arange(samples), len(asked)),
+        gold="42",
+        completion="...",
+        extracted=np.where(correct, "42", wrong.where(~pd.Series(failed), None)),
+        verdict=np.where(correct, "correct", "incorrect"),
+        reason="value",
+        correct=correct,
+        parse_failure=failed,
+        tokens=rng.integers(20, 160, len(rows)),
+        truncated=failed,
+    )
+
+
+def grpo_steps(arm: str, seed: int, steps: int) -> pd.DataFrame:
+    """04_grpo's training curve: from base a low start, a high entropy and long answers."""
+    rng = np.random.default_rng([seed, 3, *arm.encode()])
+    x = np.linspace(0, 1, steps)
+    from_sft = ARMS[arm].sft is not None
+    reward = (0.16 + 0.17 * x) if from_sft else (0.04 + 0.2 * (1 - np.exp(-3 * x)))
+    entropy = (0.42 - 0.2 * x) if from_sft else 1.1 * np.exp(-1.8 * x)
+    length = (92 - 14 * x) if from_sft else (118 - 30 * x)
+    return pd.DataFrame(
+        {
+            "step": np.arange(1, steps + 1),
+            "reward": np.clip(reward + rng.normal(0, 0.035, steps), 0, 1),
+            "reward_std": 0.3,
+            "response_length": length + rng.normal(0, 3, steps),
+            "entropy": entropy * np.exp(rng.normal(0, 0.06, steps)),
+            "zero_variance_share": np.round(np.clip(0.55 - 0.2 * x + rng.normal(0, 0.08, steps), 0, 1) * 16)
+            / 16,
+            "truncated_share": 0.1,
+            "clip_share": 0.001,
+            "grad_norm": 0.5,
+            "loss": 0.0,
+            "learning_rate": 6e-5,
+            "rollout_s": 20.0,
+            "update_s": 10.0,
+            "rollout_tokens_per_s": 600.0,
+        }
+    )
+
+
+def sft_steps(arm: str, seed: int, steps: int) -> pd.DataFrame:
+    """03_sft's learning curve, with the validation loss at four steps."""
+    rng = np.random.default_rng([seed, 4, *arm.encode()])
+    step = np.arange(1, steps + 1)
+    loss = 0.35 + 1.4 * np.exp(-step / 7) + rng.normal(0, 0.03, steps)
+    measured = step % max(1, steps // 4) == 0
+    return pd.DataFrame(
+        {
+            "step": step,
+            "epoch": step / steps,
+            "loss": loss,
+            "grad_norm": 1.0,
+            "learning_rate": 3e-4,
+            "validation_loss": np.where(measured, loss + 0.03, np.nan),
+            "tokens_per_s": 450.0,
+        }
+    )
+
+
+def scores(size: int) -> pd.DataFrame:
+    """01_score's ratings, with more mathematics among the hard problems."""
+    rng = np.random.default_rng(9)
+    steps = 1 + np.arange(size) % 8
+    score = np.clip(np.round(steps / 8 * 4 + 0.6 + rng.normal(0, 0.6, size)), 1, 5).astype(int)
+    mathematics = rng.random(size) < np.array([0.1, 0.15, 0.3, 0.5, 0.7])[score - 1]
+    subject = np.where(mathematics, SUBJECTS[0], np.array(SUBJECTS)[rng.integers(1, 6, size)])
+    return pd.DataFrame(
+        {
+            "id": [f"p{i}" for i in range(size)], "rating": pd.array(score, "Int64"),
+            "expected_rating": score + rng.normal(0, 0.1, size), "analysis": "", "parse_status": "ok",
+            "score": pd.array(score, "Int64"), "subject": subject, "family": "f", "steps": steps,
+        }
+    )  # fmt: skip
+
+
+def write(
+    profile="cpu", arms=tuple(ARMS), seeds=(0,), test_size=240, gym_size=96, samples=4, train=800, rl_steps=24
+):
+    """Write all steps of a profile under $DEREASON_RESULTS, each with its manifest."""
+
+    def step(stage, tables, arm=None, seed=None):
+        begun = manifest.begin(stage, profile, arm, seed, parameters={})
+        for name, table in tables.items():
+            manifest.write_table(begun.folder / name, table)
+        manifest.finish(begun, outputs=list(tables))
+
+    step("01_score", {"scores.parquet": scores(train)})
+    easy = int((scores(train)["score"] <= 3).sum())
+    sets = {
+        "all": train,
+        "easy": easy,
+        "random_easy_sized": easy,
+        "hard": train - easy,
+        "random_hard_sized": train - easy,
+    }
+    asked = questions(test_size, gym_size)
+    for seed in seeds:
+        sizes = [{"arm": a, "sft": sets.get(ARMS[a].sft, 0), "rl": sets.get(ARMS[a].rl, 0)} for a in arms]
+        step("02_split", {"sizes.csv": pd.DataFrame(sizes)}, seed=seed)
+        for arm in arms:
+            if ARMS[arm].sft:
+                step("03_sft", {"steps.csv": sft_steps(arm, seed, sets[ARMS[arm].sft] // 16)}, arm, seed)
+            if ARMS[arm].rl:
+                step("04_grpo", {"steps.csv": grpo_steps(arm, seed, rl_steps)}, arm, seed)
+            step("05_eval", {"items.parquet": items(arm, seed, asked, samples)}, arm, seed)

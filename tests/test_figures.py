@@ -1,0 +1,182 @@
+"""Figures draw what their tables hold, say where it comes from and keep their size."""
+
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic_results
+from matplotlib.image import imread
+
+from dereason_utils import figure_data, figures, manifest, paths, plotting, results
+from dereason_utils.split import ARMS
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEREASON_RESULTS", str(tmp_path_factory.mktemp("results")))
+        synthetic_results.write("cpu", test_size=80, gym_size=24)
+        yield results.load("cpu", list(ARMS), [0])
+
+
+@pytest.fixture(scope="module")
+def drawn(read):
+    """Name -> (function, table)."""
+    curve = figure_data.training_curve
+    return {
+        "figure1": (figures.figure1, figure_data.training_size(read)),
+        "figure2": (figures.figure2, figure_data.subject_mix(read)),
+        "figure3": (figures.figure3, curve(read, "reward")),
+        "figure4": (figures.figure4, curve(read, "response_length")),
+        "figure5": (figures.figure5, curve(read, "entropy")),
+        "figure7": (figures.figure7, figure_data.accuracy_by_steps(read)),
+        "figure8": (figures.figure8, figure_data.sft_curve(read)),
+        "figure9": (figures.figure9, curve(read, "informative_share")),
+    }
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
+
+
+@pytest.mark.parametrize(
+    "name", ["figure1", "figure2", "figure3", "figure4", "figure5", "figure7", "figure8", "figure9"]
+)
+def test_each_figure_is_written_with_its_data_and_source(name, drawn, read, tmp_path):
+    draw, data = drawn[name]
+    figure = draw(data)
+    width = figure.get_size_inches()[0]
+    assert width in (plotting.ONE_COLUMN, plotting.TWO_COLUMNS)
+    names = plotting.save(figure, tmp_path, name, data, plotting.Provenance.of(read))
+    assert names == [f"{name}.csv", f"{name}.png", f"{name}.pdf"]
+    assert imread(tmp_path / f"{name}.png").shape[1] == pytest.approx(200 * width, abs=1)
+    assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / f"{name}.csv"), data.reset_index(drop=True), check_dtype=False
+    )
+    below = next(text for text in texts(figure) if text.startswith("Run: "))
+    digest = manifest.sha256_file(tmp_path / f"{name}.csv")[:12]
+    for fact in ("profile cpu", "dereason", "seed 0", "06_figures", "Commit of the runs", digest):
+        assert fact in " ".join(below.split())
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_the_same_data_give_the_same_bytes(drawn, read, tmp_path):
+    draw, data = drawn["figure3"]
+    for place in ("a", "b"):
+        plotting.save(draw(data), tmp_path / place, "figure3", data, plotting.Provenance.of(read))
+    for ending in ("csv", "png", "pdf"):
+        assert (tmp_path / "a" / f"figure3.{ending}").read_bytes() == (
+            tmp_path / "b" / f"figure3.{ending}"
+        ).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["figure3", "figure7", "figure8"])
+def test_labels_do_not_overlap_and_stay_inside(name, drawn, read):
+    draw, data = drawn[name]
+    figure = draw(data)
+    plotting._write_below(figure, plotting.Provenance.of(read).line("0" * 64))
+    figure.draw_without_rendering()
+    whole = figure.bbox
+    for axis in figure.axes:
+        boxes = [text.get_window_extent() for text in axis.texts if text.get_text()]
+        for i, box in enumerate(boxes):
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1
+            assert not any(box.shrunk(1, 0.9).overlaps(other.shrunk(1, 0.9)) for other in boxes[:i])
+    plt.close(figure)
+
+
+def test_the_style_has_the_palette():
+    with plt.style.context(plotting.STYLE):
+        assert [entry["color"] for entry in plt.rcParams["axes.prop_cycle"]] == list(plotting.PALETTE)
+
+
+def test_training_size_holds_the_arms_problem_counts(drawn, read):
+    data = drawn["figure1"][1]
+    assert set(data["problems"]) == {0, 800} and set(data["method"]) == {"SFT", "RL"}
+    figure = figures.figure1(data)
+    assert any("not run at this profile" in text for text in texts(figure))
+    plt.close(figure)
+
+
+def test_subject_mix_sums_to_one_per_score(drawn, read):
+    data = drawn["figure2"][1]
+    assert data.groupby("score")["share"].sum().tolist() == pytest.approx([1] * 5)
+    assert data["problems"].sum() == len(read.scores)
+
+
+def test_training_curve_keeps_values_and_adds_slopes(drawn, read):
+    data = drawn["figure3"][1]
+    own = data[data["arm"] == "dereason"]
+    steps = read.grpo[read.grpo["arm"] == "dereason"]
+    assert own["value"].tolist() == steps["reward"].tolist()
+    assert own["smoothed"].iloc[10] == pytest.approx(steps["reward"].iloc[8:13].mean())
+    assert set(data[data["start"] == "from base"]["arm"]) == {"rl_only"}
+    assert (own["slope_low"] > 0).all()
+
+
+def test_short_curves_are_drawn_as_they_are(read):
+    short = results.Results(**{**vars(read), "grpo": read.grpo[read.grpo["step"] <= 3]})
+    data = figure_data.training_curve(short, "reward")
+    assert data["smoothed"].equals(data["value"]) and data["slope"].isna().all()
+    plt.close(figures.figure3(data))
+
+
+WITHOUT_TORCH = """
+import sys
+
+
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("torch", "transformers", "trl", "unsloth"):
+            raise ImportError(f"{name} is not needed here")
+
+
+sys.meta_path.insert(0, NoTorch())
+cells = __import__("json").load(open(sys.argv[1]))["cells"]
+names = {}
+for cell in cells:
+    if cell["cell_type"] == "code":
+        exec("".join(cell["source"]).replace('"cpu"', '"smoke"'), names)
+"""
+
+
+def test_the_notebook_runs_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    synthetic_results.write("smoke", test_size=24, gym_size=24, samples=2, train=40, rl_steps=3)
+    notebook = str(paths.notebook_path("06_figures"))
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, notebook], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    written = manifest.require("smoke", "06_figures")
+    wanted = {f"table{n}.{ending}" for n in (1, 2) for ending in ("csv", "md", "tex", "html")}
+    wanted |= {f"figure{n}.{ending}" for n in range(1, 10) for ending in ("csv", "png", "pdf")}
+    assert wanted <= set(written.outputs) and len(written.inputs) == 13
+
+
+def test_what_was_not_run_says_so(read):
+    none = results.Results(**{**vars(read), "grpo": read.grpo.iloc[:0], "sft": read.sft.iloc[:0]})
+    for figure in (
+        figures.figure6(None),
+        figures.figure3(figure_data.training_curve(none, "reward")),
+        figures.figure8(figure_data.sft_curve(none)),
+    ):
+        assert "not run" in texts(figure)
+        plt.close(figure)
+
+
+def test_checkpoints_are_drawn_when_there_are_any():
+    rows = [
+        (start, arm, 0, step, 20 + step, 15 + step, 25 + step)
+        for start, arm in (("from SFT", "dereason"), ("from base", "rl_only"))
+        for step in (0, 8, 16)
+    ]
+    data = pd.DataFrame(rows, columns=["start", "arm", "seed", "step", "accuracy", "low", "high"])
+    figure = figures.figure6(data)
+    assert {"DeReason", "RL only"} <= set(texts(figure)) and "not run" not in texts(figure)
+    lines = [line.get_ydata() for axis in figure.axes for line in axis.get_lines()]
+    assert any(np.array_equal(line, [20, 28, 36]) for line in lines)
+    plt.close(figure)

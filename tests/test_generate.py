@@ -1,0 +1,104 @@
+"""Sampling: the right distribution, the right order, nothing after the end token."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from dereason_utils import generate, tiny
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny._tokenizer(["abc 123"] * 4)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model
+
+
+PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14], [15, 16, 17, 18, 19, 20, 21]]
+
+
+def run(model, tokenizer, prompts=PROMPTS, **changes):
+    settings = {"copies": 1, "max_new_tokens": 12, "temperature": 0.0, "seed": 0, "batch_size": 8} | changes
+    return generate.sample(model, tokenizer, prompts, **settings)
+
+
+def test_greedy_equals_transformers_generate_whatever_the_batch(model, tokenizer):
+    for batch_size in (1, 3, 8):
+        for prompt, (ours,) in zip(PROMPTS, run(model, tokenizer, batch_size=batch_size), strict=True):
+            theirs = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :]
+            assert ours.tokens == theirs.tolist()
+
+
+def test_grouped_attention_gives_the_logits_of_eager_attention(model):
+    ids = torch.tensor([[3, 4, 5, 6, 7], [0, 0, 8, 9, 10]])
+    mask = (ids != 0).long()
+    results = {}
+    for name in ("eager", generate.GROUPED):
+        model.set_attn_implementation(name)
+        with torch.no_grad():
+            evaluated = model(input_ids=ids, attention_mask=mask).logits
+        trained = model(input_ids=ids, attention_mask=mask).logits.detach()
+        results[name] = evaluated[mask.bool()], trained[mask.bool()]
+    model.set_attn_implementation("sdpa")
+    for ours in results[generate.GROUPED]:
+        torch.testing.assert_close(ours, results["eager"][0], atol=1e-5, rtol=1e-5)
+
+
+def test_grouped_attention_has_the_gradient_of_eager_attention(model):
+    ids = torch.tensor([[3, 4, 5, 6, 7, 8]])
+    gradients = []
+    for name in ("eager", generate.GROUPED):
+        model.set_attn_implementation(name)
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        gradients.append(model.model.layers[0].self_attn.k_proj.weight.grad.clone())
+    model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-4)
+
+
+def test_same_seed_same_tokens_and_another_seed_others(model, tokenizer):
+    first, again, other = (run(model, tokenizer, temperature=1.0, copies=3, seed=s) for s in (1, 1, 2))
+    assert first == again != other
+
+
+def test_copies_come_grouped_and_in_order(model, tokenizer):
+    drawn = run(model, tokenizer, temperature=1.0, copies=4, batch_size=8)
+    assert [len(group) for group in drawn] == [4, 4, 4, 4]
+    assert len({tuple(completion.tokens) for completion in drawn[0]}) > 1
+
+
+def test_nothing_follows_the_end_token(model, tokenizer):
+    drawn = run(model, tokenizer, temperature=3.0, copies=64, max_new_tokens=80, batch_size=256)
+    ended = [c for group in drawn for c in group if c.ended]
+    assert ended, "80 tokens at temperature 3 from 263 tokens: some completions end"
+    assert all(c.tokens.index(tokenizer.eos_token_id) == len(c.tokens) - 1 for c in ended)
+    assert all(len(c.tokens) == 80 for group in drawn for c in group if not c.ended)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_draw_follows_the_softmax(temperature):
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0]).repeat(40_000, 1)
+    tokens, entropy = generate.draw(logits, temperature, torch.Generator().manual_seed(0))
+    expected = torch.softmax(logits[0] / temperature, -1)
+    shares = torch.bincount(tokens, minlength=4) / len(tokens)
+    torch.testing.assert_close(shares, expected, atol=0.01, rtol=0)
+    assert np.isclose(entropy[0].item(), -(expected * expected.log()).sum().item(), atol=1e-4)
+
+
+def test_draw_never_takes_an_impossible_token():
+    logits = torch.full((2000, 50), -float("inf"))
+    logits[:, 7] = 0.0
+    tokens, entropy = generate.draw(logits, 1.0, torch.Generator().manual_seed(0))
+    assert set(tokens.tolist()) == {7}
+    assert entropy.abs().max() == 0

@@ -1,0 +1,64 @@
+"""Profiles: the values, their sources, and what bad values say."""
+
+import pytest
+
+from dereason_utils import profiles
+from dereason_utils.errors import InputError
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_loads_and_tags_every_value(name):
+    profile = profiles.load(name)
+    table = profiles.settings_table(profile)
+    assert {source for _, _, source in table} <= set(profiles.SOURCES)
+    fields = profile.model_dump(exclude={"name", "sources"})
+    dotted = {f"{a}.{b}" if isinstance(v, dict) else a for a, v in fields.items() for b in (v if isinstance(v, dict) else [0])}
+    assert dotted == set(profile.sources)
+
+
+def test_papers_threshold_is_the_papers():
+    profile = profiles.load("cpu")
+    assert profile.split.threshold == 3
+    assert profile.sources["split.threshold"] == "paper"
+
+
+def test_override_replaces_one_value_and_is_ours():
+    profile = profiles.load("cpu", {"split.threshold": 2})
+    assert profile.split.threshold == 2
+    assert profile.sources["split.threshold"] == "ours"
+    assert profiles.load("cpu").split.threshold == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "says"),
+    [
+        ("cpus", {}, "Unknown profile 'cpus'"),
+        ("cpu", {"grpo.step": 3}, "Unknown setting 'grpo.step'"),
+        ("cpu", {"grpo.steps": 0}, "grpo.steps"),
+        ("cpu", {"grpo.steps": "many"}, "grpo.steps"),
+        ("cpu", {"teacher.slip": 1.5}, "teacher.slip"),
+        ("cpu", {"split.threshold": 5}, "split.threshold"),
+        ("cpu", {"grpo.micro_batch_size": 7}, "not a multiple"),
+        ("cpu", {"corpus.min_steps": 9, "corpus.max_steps": 2}, "min_steps is above max_steps"),
+        ("cpu", {"eval.temperature": 0.0}, "greedy"),
+    ],
+)
+def test_bad_values_say_what_and_where(name, overrides, says):
+    with pytest.raises(InputError, match=says) as caught:
+        profiles.load(name, overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_value_without_a_source_tag_is_refused(tmp_path, monkeypatch):
+    text = (profiles.FOLDER / "cpu.yaml").read_text().replace("threshold: !paper 3", "threshold: 3")
+    (tmp_path / "odd.yaml").write_text(text)
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+    with pytest.raises(InputError, match="split.threshold has no source tag"):
+        profiles.load("odd")
+
+
+def test_evaluation_settings_do_not_touch_training_stages():
+    plain, changed = profiles.load("cpu"), profiles.load("cpu", {"eval.samples": 2})
+    for stage in ("01_score", "02_split", "03_sft", "04_grpo"):
+        assert profiles.stage_settings(plain, stage) == profiles.stage_settings(changed, stage)
+    assert profiles.stage_settings(plain, "05_eval") != profiles.stage_settings(changed, "05_eval")

@@ -1,0 +1,258 @@
+"""Tables hold what the per-item files hold."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic_results
+
+from dereason_utils import paths, render, results, stats, tables
+from dereason_utils.errors import InputError
+from dereason_utils.split import ARMS
+
+ARM_NAMES = list(ARMS)
+TWO = ("base", "rl_only")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Results of two profiles: `cpu` with one seed, `smoke` with two."""
+    root = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEREASON_RESULTS", str(root))
+        synthetic_results.write("cpu", test_size=120, gym_size=48)
+        synthetic_results.write(
+            "smoke", TWO, (0, 1), test_size=48, gym_size=24, samples=2, train=64, rl_steps=3
+        )
+        yield root
+
+
+@pytest.fixture(scope="module")
+def read(folder):
+    return results.load("cpu", ARM_NAMES, [0])
+
+
+@pytest.fixture(scope="module")
+def two_seeds(folder):
+    return results.load("smoke", TWO, [0, 1])
+
+
+@pytest.fixture(scope="module")
+def table1(read):
+    return tables.main_table(read, "table1")
+
+
+def test_arms_stand_in_the_papers_order(read, table1):
+    assert list(table1["arm"]) == ["base", "rl_only", "sft_only", "random_split", "dereason"]
+    assert list(table1["row"])[1:] == [
+        "RL only",
+        "SFT only",
+        "SFT then random RL",
+        "SFT on easy + RL on hard",
+    ]
+
+
+@pytest.mark.parametrize("name", ["table1", "table2"])
+def test_accuracy_is_the_mean_of_the_item_file(folder, read, name):
+    table = tables.main_table(read, name).set_index("arm")
+    for arm in ARM_NAMES:
+        items = pd.read_parquet(folder / "cpu" / "05_eval" / arm / "seed0" / "items.parquet")
+        items = items[items["table"] == tables.TABLES[name]]
+        means = 100 * items.groupby("benchmark")["correct"].mean()
+        for benchmark, value in means.items():
+            assert table.loc[arm, benchmark] == pytest.approx(value, abs=0.006)
+        assert table.loc[arm, "Avg."] == pytest.approx(means.mean(), abs=0.006)
+        failed = 100 * items.groupby("benchmark")["parse_failure"].mean().mean()
+        assert table.loc[arm, "parse failure"] == pytest.approx(failed, abs=0.006)
+
+
+def test_intervals_hold_their_value_and_say_what_they_cover(table1):
+    for column in [name for name in table1 if f"{name} low" in table1]:
+        assert (table1[f"{column} low"] <= table1[column]).all()
+        assert (table1[column] <= table1[f"{column} high"]).all()
+    assert (table1["covers"] == "questions and samples (one training seed)").all()
+
+
+def test_the_papers_numbers_stand_beside_ours(table1, read):
+    row = table1.set_index("arm").loc["dereason"]
+    assert row["paper webinstruct-verified gpqa_diamond"] == 50.0 and row["paper webscale-rl avg"] == 39.6
+    assert np.isnan(table1.set_index("arm").loc["random_split", "paper webscale-rl avg"])
+    assert (
+        tables.main_table(read, "table2").set_index("arm").loc["sft_only", "paper webscale-rl aime25"] == 23.3
+    )
+
+
+def test_transcribed_averages_are_the_mean_of_their_row():
+    paper = tables.reported("table1")
+    means = paper[["mmlu_pro", "gpqa_diamond", "supergpqa", "bbeh"]].mean(axis=1)
+    assert (means - paper["avg"]).abs().max() < 0.11  # as printed there, rounded
+
+
+def test_every_format_shows_the_same_numbers(tmp_path, table1):
+    shown = render.display(table1, "table1")
+    names = render.write(tmp_path, "table1", table1, "Table 1", render.notes(table1, "table1"), shown)
+    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
+    again = pd.read_csv(tmp_path / "table1.csv")
+    pd.testing.assert_frame_equal(again, table1, check_dtype=False)
+    texts = {ending: (tmp_path / f"table1.{ending}").read_text() for ending in ("md", "tex", "html")}
+    for _, row in again.iterrows():
+        cell = f"{row['Avg.']:.1f} [{row['Avg. low']:.1f}, {row['Avg. high']:.1f}]"
+        assert all(cell in text for text in texts.values())
+    assert "compare the order of the arms, not the values" in texts["md"]
+    assert "\\toprule" in texts["tex"] and "95\\%" in texts["tex"]
+    assert texts["html"].startswith("<!doctype html>") and "SFT on easy + RL on hard" in texts["html"]
+
+
+def test_order_line_sorts_by_value(table1):
+    best = table1.loc[table1["Avg."].idxmax()]
+    line = render.order_line(table1, "Avg.", "ours")
+    assert line.startswith(f"Order, ours: {best['row']} ({best['Avg.']:.1f}) > ")
+
+
+def test_differences_are_paired_and_corrected(read):
+    found = tables.differences(read).set_index(["a", "b", "scope"])
+    a, _ = results.cube(read.items[read.items["benchmark"] == "mini_stem hard"], "dereason")
+    b, _ = results.cube(read.items[read.items["benchmark"] == "mini_stem hard"], "sft_only")
+    row = found.loc[("dereason", "sft_only", "mini_stem hard")]
+    assert row["difference"] == pytest.approx(100 * (a.mean() - b.mean()), abs=0.006)
+    assert {(x, y) for x, y, _ in found.index} == set(tables.PAIRS)
+    assert (found["p_holm"] >= found["p"]).all()
+    average = found.xs("Avg. general", level="scope")
+    assert average["p_holm"].tolist() == pytest.approx(stats.holm(average["p"].tolist()), abs=2e-4)
+    assert (found["covers"] == stats.QUESTIONS_ONLY).all()
+
+
+def test_a_number_does_not_depend_on_which_arms_were_read(folder, table1):
+    fewer = results.load("cpu", ["dereason", "base"], [0])
+    own = tables.main_table(fewer, "table1").set_index("arm").loc["dereason"]
+    pd.testing.assert_series_equal(own, table1.set_index("arm").loc["dereason"])
+
+
+def test_by_group_counts_every_question_once(read):
+    subjects = tables.by_group(read, "subject")
+    assert subjects[subjects["arm"] == "base"]["questions"].sum() == read.items["item_id"].nunique()
+    steps = tables.by_group(read, "steps")
+    assert set(steps["steps"]) == set(range(1, 9))  # unknown steps are left out
+    one = read.items[(read.items["arm"] == "dereason") & (read.items["steps"] == 3)]
+    shown = steps[(steps["arm"] == "dereason") & (steps["steps"] == 3)]["accuracy"].item()
+    assert shown == pytest.approx(100 * one["correct"].mean(), abs=0.006)
+
+
+def test_pass_at_k_and_majority(read):
+    table = tables.pass_and_majority(read).set_index(["arm", "table", "measure"])["value"]
+    assert table["dereason", "general", "pass@1"] == pytest.approx(
+        tables.main_table(read, "table1").set_index("arm").loc["dereason", "Avg."], abs=0.01
+    )
+    items = read.items[(read.items["arm"] == "sft_only") & (read.items["table"] == "mathematics")]
+    any_right = items.groupby(["benchmark", "item_id"])["correct"].any().groupby("benchmark").mean().mean()
+    assert table["sft_only", "mathematics", "pass@4"] == pytest.approx(100 * any_right, abs=0.01)
+    votes = items.groupby(["benchmark", "item_id"])[["extracted", "correct"]].apply(
+        lambda rows: stats.maj_at_k(list(rows["extracted"]), list(rows["correct"]))
+    )
+    assert table["sft_only", "mathematics", "maj@4"] == pytest.approx(
+        100 * votes.groupby("benchmark").mean().mean(), abs=0.01
+    )
+
+
+def test_slopes_need_enough_steps(read, two_seeds):
+    found = tables.training_slopes(read)
+    assert set(found["arm"]) == {"rl_only", "random_split", "dereason"}
+    rise = found[found["curve"] == "reward"]
+    assert (rise["low"] > 0).all()  # the synthetic rewards rise
+    assert tables.training_slopes(two_seeds).empty
+
+
+def test_several_seeds_give_training_seed_intervals(two_seeds):
+    table = tables.main_table(two_seeds, "table1")
+    assert (table["covers"] == stats.ALL_LEVELS).all() and (table["seeds"] == 2).all()
+    values = (
+        two_seeds.items[two_seeds.items["benchmark"] == "mini_stem easy"].groupby("arm")["correct"].mean()
+    )
+    assert table.set_index("arm")["mini_stem easy"].sort_index().tolist() == pytest.approx(
+        (100 * values.sort_index()).tolist(), abs=0.006
+    )
+    assert "2 training seeds" in render.notes(table, "table1")[0]
+
+
+def test_plain_display_of_every_small_table(read):
+    for table in (
+        tables.by_group(read, "subject"),
+        tables.by_group(read, "steps"),
+        tables.pass_and_majority(read),
+        tables.differences(read),
+        tables.training_slopes(read),
+    ):
+        shown = render.plain_display(table)
+        assert len(shown) == len(table) and shown.iloc[:, 0].str[0].str.isupper().all()
+        assert shown.apply(lambda row: any("[" in str(cell) for cell in row), axis=1).all()
+
+
+def readme(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nafter\n")
+    return path
+
+
+def test_the_readme_shows_table1(tmp_path, table1):
+    csv, path = tmp_path / "table1.csv", readme(tmp_path)
+    table1.to_csv(csv, index=False)
+    assert not render.readme_is_current(path, csv)
+    render.render_readme(path, csv)
+    text = path.read_text()
+    assert text.startswith("# Title\n\n") and text.endswith("\n\nafter\n") and "old" not in text
+    assert render.readme_is_current(path, csv)
+    row = table1.set_index("arm").loc["dereason"]
+    assert f"{row['Avg.']:.1f} [{row['Avg. low']:.1f}, {row['Avg. high']:.1f}]" in text
+    path.write_text(text.replace(f"{row['Avg.']:.1f} [", f"{row['Avg.'] + 1:.1f} ["))
+    assert not render.readme_is_current(path, csv)
+
+
+def test_the_readme_command(tmp_path, folder, table1, capsys):
+    path = readme(tmp_path)
+    assert render.main([str(path)]) == 2 and "run 06_figures" in capsys.readouterr().err
+    csv = paths.step_dir("cpu", "06_figures") / "table1.csv"
+    csv.parent.mkdir(exist_ok=True)
+    table1.to_csv(csv, index=False)
+    assert render.main([str(path), "--check"]) == 2 and "differs" in capsys.readouterr().err
+    assert render.main([str(path)]) == 0 and render.main([str(path), "--check"]) == 0
+    (tmp_path / "bare.md").write_text("no markers")
+    assert render.main([str(tmp_path / "bare.md")]) == 2 and "must hold the line" in capsys.readouterr().err
+
+
+def test_missing_and_foreign_results_are_named(folder, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="05_eval base seed 5|02_split seed 5"):
+        results.load("cpu", ["base"], [5])
+    with pytest.raises(InputError, match="Unknown arm 'reversed'"):
+        results.load("cpu", ["reversed"], [0])
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
+    synthetic_results.write("cpu", arms=("base",), test_size=6, gym_size=6, samples=1, train=16)
+    manifest = paths.manifest_path("cpu", "05_eval", "base", 0)
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format_version": 99}))
+    with pytest.raises(InputError, match="format version 99"):
+        results.load("cpu", ["base"], [0])
+
+
+def test_uneven_or_contradictory_items_are_refused(read):
+    with pytest.raises(InputError, match="Arm base, seed 0"):
+        results.check_items(read.items.drop(read.items.index[read.items["arm"] == "base"][:1]))
+    with pytest.raises(InputError, match="contradict"):
+        results.check_items(read.items.assign(correct=~read.items["correct"]))
+    with pytest.raises(InputError, match="none of correct"):
+        results.check_items(read.items.assign(verdict="maybe"))
+
+
+def test_unscorable_questions_count_for_no_arm(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
+    whole = synthetic_results.items
+
+    def spoiled(arm, seed, asked, samples):
+        rows = whole(arm, seed, asked, samples)
+        spoil = rows["item_id"] == rows["item_id"].iloc[0]
+        return rows.assign(
+            verdict=rows["verdict"].mask(spoil, "unscorable"), correct=rows["correct"].mask(spoil, False)
+        )
+
+    monkeypatch.setattr(synthetic_results, "items", spoiled)
+    synthetic_results.write("cpu", arms=("base", "sft_only"), test_size=30, gym_size=12, train=64)
+    assert results.load("cpu", ["base", "sft_only"], [0]).items["item_id"].nunique() == 41

@@ -1,0 +1,346 @@
+"""The graph of steps, when a step is out of date, the engine that runs it, and its environments."""
+
+import ast
+import importlib.metadata
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from dereason_utils import manifest, paths, profiles, sources, workflow
+from dereason_utils.errors import InputError
+from dereason_utils.workflow import StepKey
+
+FIXTURES = Path(__file__).parent / "fixtures" / "workflow"
+ARMS = ["base", "sft_only"]
+
+
+@pytest.fixture
+def roots(tmp_path, monkeypatch):
+    for name in ("RESULTS", "RUNS", "NOTEBOOKS"):
+        monkeypatch.setenv(f"DEREASON_{name}", str(tmp_path / name.lower()))
+    monkeypatch.setenv("PYTHONPATH", str(paths.REPO))
+    shutil.copytree(FIXTURES, tmp_path / "notebooks")
+    return tmp_path
+
+
+# ---- the graph ----
+
+
+def test_every_step_comes_after_those_that_it_reads():
+    profile = profiles.load("cpu", {"seeds": [0, 1]})
+    seen = set()
+    for key in workflow.steps(profile):
+        assert set(workflow.earlier(profile, key)) <= seen
+        workflow.check(profile, key)
+        seen.add(key)
+    stages = [key.stage for key in seen]
+    counts = {stage: stages.count(stage) for stage in paths.STAGES}
+    assert counts == {
+        "01_score": 1,
+        "02_split": 2,
+        "03_sft": 6,
+        "04_grpo": 6,
+        "05_eval": 10,
+        "06_figures": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "reads"),
+    [
+        (StepKey("01_score"), []),
+        (StepKey("02_split", None, 0), [StepKey("01_score")]),
+        (StepKey("03_sft", "dereason", 0), [StepKey("02_split", None, 0)]),
+        (StepKey("04_grpo", "rl_only", 0), [StepKey("02_split", None, 0)]),
+        (StepKey("04_grpo", "dereason", 0), [StepKey("02_split", None, 0), StepKey("03_sft", "dereason", 0)]),
+        (StepKey("05_eval", "base", 0), [StepKey("01_score")]),
+        (StepKey("05_eval", "sft_only", 0), [StepKey("03_sft", "sft_only", 0)]),
+        (StepKey("05_eval", "dereason", 0), [StepKey("04_grpo", "dereason", 0)]),
+    ],
+)
+def test_what_a_step_reads(key, reads):
+    assert workflow.earlier(profiles.load("cpu"), key) == reads
+
+
+def test_figures_read_everything():
+    profile = profiles.load("cpu")
+    assert workflow.earlier(profile, StepKey("06_figures")) == workflow.steps(profile)[:-1]
+
+
+# ---- what a step's code is ----
+
+
+@pytest.fixture
+def small_package(tmp_path, monkeypatch):
+    files = {
+        "a.py": "from dereason_utils import b\nfrom dereason_utils.errors import InputError\n",
+        "b.py": "def f():\n    import dereason_utils.folder\n    return 1\n",
+        "folder/__init__.py": "from .inner import g\n",
+        "folder/inner.py": "from ..c import h\n\ng = h\n",
+        "folder/program.py": "print('started by name')\n",
+        "c.py": "h = 1\n",
+        "plots.py": "colour = 'red'\n",
+        "errors.py": "class InputError(ValueError):\n    pass\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / "dereason_utils" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("Words."),
+            nbformat.v4.new_code_cell("%matplotlib inline\nfrom dereason_utils.a import b"),
+        ]
+    )
+    nbformat.write(notebook, tmp_path / "03_sft.ipynb")
+    monkeypatch.setattr(paths, "REPO", tmp_path)
+    monkeypatch.setenv("DEREASON_NOTEBOOKS", str(tmp_path))
+    return tmp_path
+
+
+def test_modules_are_found_near_and_far_and_plumbing_is_not(small_package):
+    found = [
+        path.relative_to(small_package / "dereason_utils").as_posix() for path in sources.modules("03_sft")
+    ]
+    assert found == ["a.py", "b.py", "c.py", "folder/__init__.py", "folder/inner.py", "folder/program.py"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "counts"),
+    [
+        ("dereason_utils/c.py", "h = 1", "h = 2", True),
+        ("dereason_utils/folder/program.py", "started", "begun", True),
+        ("03_sft.ipynb", "dereason_utils.a", "dereason_utils.c", True),
+        ("dereason_utils/plots.py", "red", "blue", False),
+        ("dereason_utils/errors.py", "pass", "x = 1", False),
+        ("dereason_utils/c.py", "h = 1", "# why\nh = 1  # one", False),
+        ("dereason_utils/b.py", "def f():", 'def f():\n    """What."""', False),
+        ("03_sft.ipynb", "Words.", "Other words.", False),
+        (
+            "03_sft.ipynb",
+            '"outputs": []',
+            '"outputs": [{"output_type": "stream", "name": "x", "text": "y"}]',
+            False,
+        ),
+    ],
+)
+def test_only_changes_that_can_change_a_result_count(small_package, file, old, new, counts):
+    before = sources.code_hash("03_sft")
+    path = small_package / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert (sources.code_hash("03_sft") != before) == counts
+
+
+def test_plots_are_no_part_of_training_and_training_is_no_part_of_plots():
+    training = {path.stem for path in sources.modules("03_sft") + sources.modules("04_grpo")}
+    assert not training & {"figures", "plotting", "render", "tables", "results"}
+    assert {"sft", "grpo"} <= training
+    assert not {path.stem for path in sources.modules("06_figures")} & {"sft", "grpo", "models", "evaluate"}
+
+
+# ---- the engine ----
+
+
+def snakemake(roots, *words, arms=ARMS, profile="smoke", quiet="all"):
+    flags = re.search(r"-m snakemake (.*)", (paths.REPO / "Makefile").read_text())[1].split()
+    overrides = "overrides=" + json.dumps({"arms": arms})
+    line = [sys.executable, "-m", "snakemake", *flags, "--quiet", quiet, "--directory", roots]
+    line += ["--snakefile", paths.REPO / "Snakefile", *words, "--config", f"profile={profile}", overrides]
+    begun = time.monotonic()
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+    steps = re.findall(r"^=== (.*?)  \|", done.stdout, flags=re.MULTILINE)
+    return done, steps, time.monotonic() - begun
+
+
+def edit(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_the_engine_runs_what_is_out_of_date_and_nothing_else(roots):
+    """One long story, because every chapter needs the run before it."""
+    all_steps = [
+        "01_score",
+        "02_split seed 0",
+        "03_sft sft_only seed 0",
+        "05_eval base seed 0",
+        "05_eval sft_only seed 0",
+        "06_figures",
+    ]
+    # A step fails: the run stops with its sentence, and what is done stays done.
+    notebook = roots / "notebooks" / "03_sft.ipynb"
+    edit(notebook, "print(", "raise ValueError(")
+    done, steps, _ = snakemake(roots)
+    assert done.returncode == 1
+    assert "Error in 03_sft sft_only seed 0: ValueError in cell [4]: working on" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "01_score" in steps
+    assert paths.manifest_path("smoke", "02_split", seed=0).exists()
+
+    # The same command goes on from there.
+    edit(notebook, "raise ValueError(", "print(")
+    done, more, _ = snakemake(roots)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted({*steps, *more}) == all_steps
+    assert not {"01_score", "02_split seed 0"} & set(more)
+    assert more[-1] == "06_figures"
+
+    # Nothing changed, or only dates: nothing runs, within ten seconds.
+    for path in [*roots.glob("notebooks/*"), *roots.glob("results/**/manifest.json")]:
+        path.touch()
+    done, steps, took = snakemake(roots)
+    assert (done.returncode, steps) == (0, [])
+    assert took < 10
+
+    # Other drawing code: only the figures.
+    edit(roots / "notebooks" / "06_figures.ipynb", "working on", "drawing")
+    assert snakemake(roots)[1] == ["06_figures"]
+
+    # A step that was run by hand with another setting is done again, with what reads it.
+    by_hand = ["05_eval", "--profile", "smoke", "--arm", "base", "--seed", "0", "-o", "eval.seed=77"]
+    subprocess.run([sys.executable, "-m", "dereason_utils.run", *by_hand], check=True, capture_output=True)
+    done, steps, _ = snakemake(roots)
+    assert steps == ["05_eval base seed 0", "06_figures"]
+    assert "was made with other settings or code" in done.stderr
+
+    # A fresh clone with committed results: no metadata, no corpus. Everything runs.
+    shutil.rmtree(roots / ".snakemake")
+    (roots / "results" / "smoke" / "01_score" / "problems.parquet").unlink()
+    done = snakemake(roots, "--dry-run", quiet="host")[0]
+    assert re.search(rf"^total\s+{len(all_steps) + 1}$", done.stdout, flags=re.MULTILINE)
+
+
+def test_a_dry_run_lists_every_step_of_the_profile_and_writes_nothing(roots):
+    profile = profiles.load("cpu")
+    done = snakemake(roots, "--dry-run", arms=list(profile.arms), profile="cpu", quiet="host")[0]
+    assert done.returncode == 0, done.stderr
+    # Beside the steps, Snakemake counts the rule that asks for them all.
+    assert re.search(rf"^total\s+{len(workflow.steps(profile)) + 1}$", done.stdout, flags=re.MULTILINE)
+    assert not (roots / "results").exists()
+
+
+def test_an_unknown_profile_is_told_in_one_sentence(roots):
+    done, _, _ = snakemake(roots, profile="nonsense")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: Unknown profile 'nonsense': choose one of ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_second_run_of_a_profile_refuses(roots):
+    folder = roots / "results" / "smoke"
+    folder.mkdir(parents=True)
+    manifest.hold(folder)
+    try:
+        done, _, _ = snakemake(roots)
+    finally:
+        manifest.release(folder)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: Another run is writing to {folder}")
+
+
+def test_results_of_another_format_version_stop_the_run(roots):
+    path = paths.manifest_path("smoke", "06_figures")
+    manifest.write_text(path, '{"format_version": 99}')
+    done, _, _ = snakemake(roots)
+    assert done.returncode == 1
+    assert "was written in format version 99" in done.stderr
+    assert path.exists()
+
+
+def test_unknown_steps_are_refused():
+    profile = profiles.load("cpu")
+    for key in (
+        StepKey("03_sft", "base", 0),
+        StepKey("04_grpo", "sft_only", 0),
+        StepKey("05_eval", "base", 99),
+    ):
+        with pytest.raises(InputError):
+            workflow.check(profile, key)
+
+
+# ---- the environments ----
+
+
+def pins(scale):
+    """{package: version} of a lock; every line is a pin, a comment or empty."""
+    found = {}
+    for line in (paths.REPO / f"requirements-{scale}.lock").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pin = re.fullmatch(r"([A-Za-z0-9_.-]+)==([A-Za-z0-9_.!]+)(  # needed by .+)?", line)
+            assert pin, f"not a plain pin: {line}"
+            found[re.sub(r"[-_.]+", "-", pin[1]).lower()] = pin[2]
+    return found
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_every_pin_says_why(scale):
+    lines = (paths.REPO / f"requirements-{scale}.lock").read_text().splitlines()
+    for before, line in itertools.pairwise(lines):
+        if line and not line.startswith("#") and "# needed by" not in line:
+            assert before.startswith("# ") and not before.startswith("# ----"), f"{line} has no reason"
+
+
+def test_both_scales_train_with_the_same_libraries():
+    cpu, gpu = pins("cpu"), pins("gpu")
+    for package in (
+        "torch",
+        "trl",
+        "transformers",
+        "peft",
+        "accelerate",
+        "datasets",
+        "tokenizers",
+        "math-verify",
+    ):
+        assert cpu[package] == gpu[package], package
+
+
+def test_this_environment_is_the_locked_one():
+    installed = {
+        re.sub(r"[-_.]+", "-", dist.name).lower(): dist.version.split("+")[0]
+        for dist in importlib.metadata.distributions()
+    }
+    scale = "gpu" if "vllm" in installed else "cpu"
+    different = {name: version for name, version in pins(scale).items() if installed.get(name) != version}
+    assert different == {}
+
+
+def test_every_package_that_is_imported_is_pinned():
+    of_module = importlib.metadata.packages_distributions()
+    trees = [ast.parse(path.read_text()) for path in paths.REPO.glob("dereason_utils/**/*.py")]
+    trees += [ast.parse(path.read_text()) for path in paths.REPO.glob("tests/*.py")]
+    trees += [sources.notebook_code(path) for path in paths.REPO.glob("notebooks/*.ipynb")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {
+        node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level
+    }
+    own = {"dereason_utils", *(path.stem for path in paths.REPO.glob("tests/*.py"))}
+    modules = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - own
+    pinned = {*pins("cpu"), *pins("gpu")}
+    missing = {
+        name
+        for name in modules
+        if not pinned & {re.sub(r"[-_.]+", "-", dist).lower() for dist in of_module.get(name, [name])}
+    }
+    assert missing == set()
+
+
+def test_conda_installs_the_gpu_lock():
+    environment = yaml.safe_load((paths.REPO / "environment.yml").read_text())
+    plain = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert "python=3.11" in plain
+    assert "pip" in plain
+    assert pip == ["-r requirements-gpu.lock"]
+    assert "vllm" in pins("gpu")
