@@ -45,7 +45,10 @@ def check(rows: pd.DataFrame, items: Sequence[BenchmarkItem]) -> pd.DataFrame:
     problems = {item.problem.id: item.problem for item in items}
     own = [problems[i] for i in rows["item_id"]]
     verdicts = verify_many(
-        [p.question for p in own], [p.answer for p in own], list(rows["completion"]), [p.answer_type for p in own]
+        [p.question for p in own],
+        [p.answer for p in own],
+        list(rows["completion"]),
+        [p.answer_type for p in own],
     )
     return rows.assign(
         extracted=[v.extracted for v in verdicts],
@@ -62,7 +65,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     for benchmark, part in rows.groupby("benchmark", sort=False):
         scorable = part[part["verdict"] != "unscorable"]
         votes = [
-            stats.maj_at_k(list(item["extracted"]), list(item["correct"])) for _, item in scorable.groupby("item_id")
+            stats.maj_at_k(list(item["extracted"]), list(item["correct"]))
+            for _, item in scorable.groupby("item_id")
         ]
         summary.append(
             {

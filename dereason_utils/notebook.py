@@ -6,31 +6,40 @@ import platform
 
 # Progress bars of the libraries would fill a saved notebook with frozen copies; must be set before they are imported.
 os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # `rollout_func` is marked experimental; its pin is exact
+os.environ.setdefault(
+    "TRL_EXPERIMENTAL_SILENCE", "1"
+)  # `rollout_func` is marked experimental; its pin is exact
 
-from dereason_utils import __version__, manifest, profiles
-from dereason_utils.errors import InputError
-from dereason_utils.split import ARMS
+from dereason_utils import __version__, manifest, profiles, workflow
 
-SHOWN = ("torch", "transformers", "trl", "peft", "unsloth", "vllm", "datasets", "math-verify", "pandas", "papermill")
+SHOWN = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "unsloth",
+    "vllm",
+    "datasets",
+    "math-verify",
+    "pandas",
+    "papermill",
+)
 
 
 def open_step(
-    stage: str, profile: str, overrides: dict, arm: str | None = None, seed: int | None = None, need_bytes: int = 0
+    stage: str,
+    profile: str,
+    overrides: dict,
+    arm: str | None = None,
+    seed: int | None = None,
+    need_bytes: int = 0,
 ) -> tuple[profiles.Profile, manifest.Step]:
     """Print versions and the stage's settings with their sources; return the settings and the opened step.
 
     Raises InputError for an unknown profile, arm, seed or override, before anything is written.
     """
     settings = profiles.load(profile, overrides)
-    if arm is not None and arm not in settings.arms:
-        raise InputError(f"Profile {profile!r} has no arm {arm!r}: choose one of {', '.join(settings.arms)}.")
-    if seed is not None and seed not in settings.seeds:
-        raise InputError(f"Profile {profile!r} has no seed {seed}: choose one of {', '.join(map(str, settings.seeds))}.")
-    if arm is not None and stage == "03_sft" and ARMS[arm].sft is None:
-        raise InputError(f"Arm {arm!r} has no SFT stage: run 04_grpo or 05_eval for it.")
-    if arm is not None and stage == "04_grpo" and ARMS[arm].rl is None:
-        raise InputError(f"Arm {arm!r} has no RL stage: run 05_eval for it.")
+    workflow.check(settings, workflow.StepKey(stage, arm, seed))
     installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name in SHOWN}
     print(f"python {platform.python_version()}  dereason_utils {__version__}")
     print("  ".join(f"{name} {installed[name]}" for name in SHOWN if name in installed))

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -18,19 +19,7 @@ from dereason_utils.results import Results
 
 STYLE = Path(__file__).with_name("dereason.mplstyle")
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.8  # inches
-# seaborn's "colorblind", as in the style file
-PALETTE = (
-    "#0173b2",
-    "#de8f05",
-    "#029e73",
-    "#d55e00",
-    "#cc78bc",
-    "#ca9161",
-    "#fbafe4",
-    "#949494",
-    "#ece133",
-    "#56b4e9",
-)
+PALETTE = tuple(seaborn.color_palette("colorblind").as_hex())  # as in the style file
 GREY, INK = "#6b6b6b", "#222222"
 # Each arm keeps its colour and marker in every figure; other arms take what is left.
 _LOOKS = {

@@ -49,7 +49,9 @@ def render(messages: list[dict[str, str]], tokenizer, style: str) -> str:
 
 def tokenise_prompt(question: str, tokenizer, style: str) -> list[int]:
     """The policy's prompt as token ids; the same for SFT, rollouts and evaluation."""
-    return tokenizer(render(policy_messages(question), tokenizer, style), add_special_tokens=False)["input_ids"]
+    return tokenizer(render(policy_messages(question), tokenizer, style), add_special_tokens=False)[
+        "input_ids"
+    ]
 
 
 def defuse(text: str, tokenizer) -> str:

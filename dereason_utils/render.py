@@ -35,13 +35,17 @@ def notes(table: pd.DataFrame, name: str) -> list[str]:
     first = table.iloc[0]
     seeds = f", {first['seeds']} training seeds" if first["seeds"] > 1 else ""
     lines = [
-        f"Ours: accuracy in percent, pass@1 averaged over {first['samples']} samples of "
-        f"{first['questions']} questions{seeds}. Brackets: 95% interval over {first['covers']}, problem "
-        f"families resampled as wholes. {AVERAGE} = plain mean of the benchmarks.",
+        (
+            f"Ours: accuracy in percent, pass@1 averaged over {first['samples']} samples of "
+            f"{first['questions']} questions{seeds}. Brackets: 95% interval over {first['covers']}, problem "
+            f"families resampled as wholes. {AVERAGE} = plain mean of the benchmarks."
+        ),
         "No answer: share of completions without a readable answer, averaged likewise; they count as wrong.",
-        "Paper: another model (Qwen3-4B-Base) on other benchmarks (arXiv 2603.11193v1): compare the "
-        "order of the arms, not the values. Its RL-only row on WebInstruct-verified equals the published "
-        "General-Reasoner-4B in every column.",
+        (
+            "Paper: another model (Qwen3-4B-Base) on other benchmarks (arXiv 2603.11193v1): compare the "
+            "order of the arms, not the values. Its RL-only row on WebInstruct-verified equals the published "
+            "General-Reasoner-4B in every column."
+        ),
         order_line(table, AVERAGE, "ours"),
     ]
     best = "avg" if name == "table1" else "math500"

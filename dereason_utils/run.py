@@ -28,12 +28,8 @@ from nbclient.util import run_sync
 from dereason_utils import manifest, paths, profiles, progress, workflow
 from dereason_utils.errors import InputError
 
-# Of the kernel; a variable that the user has set stays as it is. Freshly mapped memory is slow at first, so
-# malloc takes large blocks from its heap and keeps what is freed: twelve rounds of twelve tensors of 8-32 MB
-# took 0.4 s and not 1.7 s on one core, with a quarter more memory.
+# Of the kernel; a variable that the user has set stays as it is.
 ENVIRONMENT = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "UNSLOTH_DISABLE_STATISTICS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",

@@ -9,7 +9,13 @@ import torch
 from dereason_utils import prompts
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Model, Sft
-from dereason_utils.training import checkpoint_settings, last_whole_checkpoint, mark_whole, progress_callback, stop_on_nan
+from dereason_utils.training import (
+    checkpoint_settings,
+    last_whole_checkpoint,
+    mark_whole,
+    progress_callback,
+    stop_on_nan,
+)
 
 
 def tokenise(rows: pd.DataFrame, tokenizer, model: Model) -> tuple[list[dict], int]:
@@ -35,7 +41,9 @@ def tokenise(rows: pd.DataFrame, tokenizer, model: Model) -> tuple[list[dict], i
     return examples, dropped
 
 
-def train(model, tokenizer, examples: list[dict], validation: list[dict], settings: Sft, folder: Path, seed: int):
+def train(
+    model, tokenizer, examples: list[dict], validation: list[dict], settings: Sft, folder: Path, seed: int
+):
     """Train in place and return one row per optimizer step: step, epoch, loss, grad_norm, learning_rate, ...
 
     validation: examples for the validation loss, measured four times; may be empty.

@@ -56,7 +56,9 @@ def select(problems: pd.DataFrame, threshold: int, seed: int) -> dict[str, pd.Da
     }
 
 
-def arm_sets(selections: dict[str, pd.DataFrame], arm: str) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+def arm_sets(
+    selections: dict[str, pd.DataFrame], arm: str
+) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
     """The arm's SFT problems and RL problems (None where the arm has no such stage)."""
     if arm not in ARMS:
         raise InputError(f"Unknown arm {arm!r}: choose one of {', '.join(ARMS)}.")

@@ -316,7 +316,7 @@ def _hierarchical(values, within, groups, benchmarks, rng, level, draws) -> Esti
 
 
 def _interval(value, variance, dof, level, covers, design, seeds=1, variances=None) -> Estimate:
-    se = math.sqrt(variance) if variance == variance else math.nan
+    se = math.nan if math.isnan(variance) else math.sqrt(variance)
     half = distributions.t.ppf(0.5 + level / 2, dof) * se
     return Estimate(
         value,

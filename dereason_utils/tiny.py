@@ -22,7 +22,9 @@ SHAPE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "
 
 def build_tiny() -> Path:
     """The cached model's folder; made on first use (about a minute on two cores)."""
-    return models.cached("tiny") or models.keep("tiny", _build, {"seed": SEED, "steps": STEPS, "problems": PROBLEMS})
+    return models.cached("tiny") or models.keep(
+        "tiny", _build, {"seed": SEED, "steps": STEPS, "problems": PROBLEMS}
+    )
 
 
 def _build(folder: Path) -> None:
@@ -31,7 +33,9 @@ def _build(folder: Path) -> None:
 
     problems = mini_stem.generate("train", PROBLEMS, SEED, (1, 2))
     solutions = [mini_stem.solve(p.id, SEED, 0.0) for p in problems]
-    tokenizer = _tokenizer([f"{p.question}\n{solution}" for p, solution in zip(problems, solutions, strict=True)])
+    tokenizer = _tokenizer(
+        [f"{p.question}\n{solution}" for p, solution in zip(problems, solutions, strict=True)]
+    )
     asked = [prompts.tokenise_prompt(p.question, tokenizer, "plain") for p in problems]
     torch.manual_seed(SEED)
     config = LlamaConfig(

@@ -59,7 +59,9 @@ def progress_callback(label: str, shown: tuple[str, ...]):
         def on_log(self, args, state, control, logs=None, **_):
             if self.bar is None:
                 self.bar = progress.Bar(state.max_steps, label, start=max(0, state.global_step - 1))
-            facts = "  ".join(f"{name} {logs[name]:.3f}" for name in shown if logs and logs.get(name) is not None)
+            facts = "  ".join(
+                f"{name} {logs[name]:.3f}" for name in shown if logs and logs.get(name) is not None
+            )
             self.bar.update(state.global_step, facts)
 
     return Progress()

@@ -36,7 +36,9 @@ def run(model, tokenizer, prompts=PROMPTS, **changes):
 def test_greedy_equals_transformers_generate_whatever_the_batch(model, tokenizer):
     for batch_size in (1, 3, 8):
         for prompt, (ours,) in zip(PROMPTS, run(model, tokenizer, batch_size=batch_size), strict=True):
-            theirs = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :]
+            theirs = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[
+                0, len(prompt) :
+            ]
             assert ours.tokens == theirs.tolist()
 
 

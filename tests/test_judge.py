@@ -40,7 +40,9 @@ def test_parse_rating(reply, rating):
 
 def test_calibration_reply_parses_to_the_rubric():
     for steps in range(1, 11):
-        problem = Problem(id="x", question="q", answer="1", answer_type="number", subject="s", family="f", steps=steps)
+        problem = Problem(
+            id="x", question="q", answer="1", answer_type="number", subject="s", family="f", steps=steps
+        )
         assert judge.parse_rating(judge.calibration_reply(problem)) == judge.rubric(steps)
 
 

@@ -12,7 +12,11 @@ def test_every_profile_loads_and_tags_every_value(name):
     table = profiles.settings_table(profile)
     assert {source for _, _, source in table} <= set(profiles.SOURCES)
     fields = profile.model_dump(exclude={"name", "sources"})
-    dotted = {f"{a}.{b}" if isinstance(v, dict) else a for a, v in fields.items() for b in (v if isinstance(v, dict) else [0])}
+    dotted = {
+        f"{a}.{b}" if isinstance(v, dict) else a
+        for a, v in fields.items()
+        for b in (v if isinstance(v, dict) else [0])
+    }
     assert dotted == set(profile.sources)
 
 

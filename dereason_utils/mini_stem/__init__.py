@@ -1,6 +1,13 @@
 """`mini_stem`: STEM problems with a known number of dependent steps, and a teacher who solves them."""
 
-from dereason_utils.mini_stem.generate import FAMILIES, JUDGE_FAMILIES, MAX_STEPS, generate, generate_judge_calibration, rebuild
+from dereason_utils.mini_stem.generate import (
+    FAMILIES,
+    JUDGE_FAMILIES,
+    MAX_STEPS,
+    generate,
+    generate_judge_calibration,
+    rebuild,
+)
 from dereason_utils.mini_stem.teacher import solve
 
 __all__ = [

@@ -9,9 +9,9 @@ from zlib import crc32
 import numpy as np
 
 from dereason_utils.errors import InputError
-from dereason_utils.schema import Problem
 from dereason_utils.mini_stem import biology, chemistry, computer_science, economics, mathematics, physics
 from dereason_utils.mini_stem.core import Family, Instance, pick
+from dereason_utils.schema import Problem
 
 SUBJECTS = (mathematics, physics, chemistry, biology, computer_science, economics)
 

@@ -37,7 +37,9 @@ class Model(Section):
     full_finetuning: bool
     lora_rank: PositiveInt
     lora_alpha: PositiveInt
-    attention: Literal["grouped", "default"]  # "grouped": our SDPA call without repeated keys (faster on a CPU)
+    attention: Literal[
+        "grouped", "default"
+    ]  # "grouped": our SDPA call without repeated keys (faster on a CPU)
     prompt_style: Literal["chat", "plain"]
 
 
@@ -63,7 +65,9 @@ class Judge(Section):
     """Who rates reasoning intensity. The LLM judge always runs; `split_by` says whose rating 02 uses."""
 
     split_by: Literal["llm", "reference"]
-    calibration_size: NonNegativeInt  # rubric-labelled problems of held-out families; 0 = the judge is not tuned
+    calibration_size: (
+        NonNegativeInt  # rubric-labelled problems of held-out families; 0 = the judge is not tuned
+    )
     epochs: PositiveInt
     batch_size: PositiveInt
     learning_rate: PositiveFloat
@@ -97,7 +101,9 @@ class Sft(Section):
 class Grpo(Section):
     steps: PositiveInt  # rollout batches
     prompts_per_step: PositiveInt
-    updates_per_step: PositiveInt  # optimizer steps per rollout batch (paper: 128 prompts, mini-batch 64, so 2)
+    updates_per_step: (
+        PositiveInt  # optimizer steps per rollout batch (paper: 128 prompts, mini-batch 64, so 2)
+    )
     group_size: int = Field(ge=2)
     micro_batch_size: PositiveInt
     learning_rate: PositiveFloat
@@ -203,7 +209,7 @@ def load(name: str, overrides: dict[str, object] | None = None) -> Profile:
         raise InputError(f"Unknown profile {name!r}: choose one of {', '.join(names())}.")
     path = FOLDER / f"{name}.yaml"
     tree, sources = {"name": name}, {}
-    for section, settings in yaml.load(path.read_text(), _Loader).items():  # noqa: S506 (a SafeLoader)
+    for section, settings in yaml.load(path.read_text(), _Loader).items():
         _unpack(tree, sources, section, settings, path.name)
     for key, value in (overrides or {}).items():
         _override(tree, sources, key, value)
@@ -220,7 +226,9 @@ def _unpack(tree, sources, section, settings, file):
     for key, entry in entries.items():
         dotted = section if key is None else f"{section}.{key}"
         if not (isinstance(entry, tuple) and len(entry) == 2):
-            raise InputError(f"{file}: {dotted} has no source tag; write !paper, !gr or !ours before its value.")
+            raise InputError(
+                f"{file}: {dotted} has no source tag; write !paper, !gr or !ours before its value."
+            )
         value, sources[dotted] = entry
         if key is None:
             tree[section] = value
@@ -230,7 +238,9 @@ def _unpack(tree, sources, section, settings, file):
 
 def _override(tree, sources, key, value):
     if key not in sources:
-        raise InputError(f"Unknown setting {key!r} in overrides: the profile has {', '.join(sorted(sources))}.")
+        raise InputError(
+            f"Unknown setting {key!r} in overrides: the profile has {', '.join(sorted(sources))}."
+        )
     section, _, name = key.partition(".")
     if name:
         tree[section][name] = value

@@ -22,6 +22,7 @@ SAME_FUNCTION = {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh",
     "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "lg": "log10", "cosec": "csc", "tg": "tan", "ctg": "cot",
 }  # fmt: skip
+_WORDS = FUNCTIONS | SAME_FUNCTION.keys() | {"pi", "inf", "infinity"}
 _LETTERS = str.maketrans(
     {"π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "∙": "·", "⋅": "·", "μ": r"\mu ", "ħ": r"\hbar "}
 )
@@ -42,7 +43,7 @@ _TOKEN = re.compile(
     r"|(?P<macro>\\[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<op>\*\*|\\[{}|]|[-+*/^_!|()\[\]{}',·×÷°]))"
 )
 _SUBSCRIPT = re.compile(
-    r"\s*_\s*(?:([A-Za-z0-9])|\{\s*(\\?[A-Za-z0-9][A-Za-z0-9,+\- ]{0,20})\s*\}|(\\[a-z]+))"
+    r"\s*_\s*(?:([a-z]{3,}|[0-9]+|[A-Za-z])|\{\s*(\\?[A-Za-z0-9][A-Za-z0-9,+\- ]{0,20})\s*\}|(\\[a-z]+))"
 )
 _PRIME = re.compile(r"\s*('+|\^\s*\{?\s*(?:\\prime\s*)+\}?|\^\s*\{?\s*\*\s*\}?(?![0-9A-Za-z({\\]))")
 
@@ -59,7 +60,7 @@ def tokens_of(text: str) -> list[tuple[str, str]]:
     """(kind, value) of each token, the kinds 'num', 'sym', 'macro', 'op' and a last 'end'. Raises NotMath."""
     for letter, name in _GREEK_LETTERS.items():
         text = text.replace(letter, f"\\{name} ")
-    text = text.translate(_LETTERS)
+    text = re.sub(r"\blog(2|10)\(", r"\\log_{\1}(", text.translate(_LETTERS))
     tokens, position = [], 0
     while position < len(text):
         match = _TOKEN.match(text, position)
@@ -74,22 +75,30 @@ def tokens_of(text: str) -> list[tuple[str, str]]:
         elif kind == "op":
             tokens.append(("op", {"**": "^", r"\{": "(", r"\}": ")", r"\|": "|"}.get(value, value)))
         else:
-            names = [("macro", value)] if kind == "macro" else _split_word(value)
-            if names[-1][0] == "sym" or value[1:] in GREEK:
+            is_greek = kind == "macro" and value[1:] in GREEK
+            names = (
+                [_greek(value[1:])]
+                if is_greek
+                else [("macro", value)]
+                if kind == "macro"
+                else _split_word(value)
+            )
+            if names[-1][0] == "sym":
                 # Subscripts and primes belong to the name: x_1, x', \theta_0.
-                name = "\\" + value[1:] if kind == "macro" else names[-1][1]
                 for suffix in (_SUBSCRIPT, _PRIME, _SUBSCRIPT):
                     found = suffix.match(text, position)
                     if found:
                         position = found.end()
-                        name += "_" + re.sub(r"[\s{}\\]", "", found.group()).lstrip("_").replace(
-                            "prime", "'"
-                        ).lstrip("^")
-                names[-1] = ("sym", name)
+                        mark = re.sub(r"[\s{}\\^_]", "", found.group()).replace("prime", "'")
+                        names[-1] = ("sym", f"{names[-1][1]}_{mark}")
             tokens += names
         if len(tokens) > MAX_TOKENS:
             raise NotMath("limit")
     return [*tokens, ("end", "")]
+
+
+def _greek(name: str) -> tuple[str, str]:
+    return ("sym", "\\" + name.removeprefix("var"))
 
 
 def _split_word(word: str) -> list[tuple[str, str]]:
@@ -98,14 +107,11 @@ def _split_word(word: str) -> list[tuple[str, str]]:
     while position < len(word):
         for length in range(min(10, len(word) - position), 1, -1):
             piece = word[position : position + length]
-            if (
-                piece in FUNCTIONS
-                or piece in SAME_FUNCTION
-                or piece in ("pi", "inf", "infinity")
-                or (piece in GREEK and len(word) == length)
-            ):
+            if piece in _WORDS:
                 names.append(("macro", "\\" + piece))
                 break
+            if piece in GREEK and length == len(word):
+                return [_greek(word)]
         else:
             length, letters = 1, letters + 1
             names.append(("sym", word[position]))
@@ -113,5 +119,3 @@ def _split_word(word: str) -> list[tuple[str, str]]:
     if letters > 3 or (len(word) > 2 and letters == len(word) and word.isupper()):
         raise NotMath("form")
     return names
-
-

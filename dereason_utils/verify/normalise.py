@@ -23,7 +23,7 @@ _WRAPPER = re.compile(
 _DECORATION = re.compile(
     r"\\(?:left|right|displaystyle|textstyle|bigl?|bigr?|Bigl?|Bigr?|limits)(?![A-Za-z])"
 )
-_SPACE = re.compile(r"(?<!\\)\\(?:q?quad(?![A-Za-z])|[,;:!> ])|~|&nbsp;")
+_SPACE = re.compile(r"(?<!\\)\\(?:q?quad(?![A-Za-z])|[,;:> ])|~|&nbsp;")
 _DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|\^\s*\{?\s*°\s*\}?")
 _MATH_MARKS = re.compile(r"(?<!\\)\\[()\[\]]")
 _DOLLAR_PAIR = re.compile(r"\$([^$]*)\$")
@@ -50,7 +50,14 @@ def clean(text: str) -> str:
     if "$" in text:
         text = _DOLLAR_PAIR.sub(r"\1", text.replace(r"\$", "\x00")).replace("\x00", "$")
     if "\\" in text or "^" in text or "{" in text or "~" in text:
-        text = text.replace("{,}", ",").replace(r"\%", "%").replace(r"\#", "#").replace(r"\_", "_")
+        text = (
+            text.replace("{,}", ",")
+            .replace(r"\%", "%")
+            .replace(r"\#", "#")
+            .replace(r"\_", "_")
+            .replace(r"\!", "")
+        )
+        text = re.sub(r"_\{([A-Za-z0-9])\}(?![A-Za-z0-9])", r"_\1", text)
         text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
         for _ in range(4):  # wrappers nest two or three deep in practice
             unwrapped = _WRAPPER.sub(_unwrap, text)

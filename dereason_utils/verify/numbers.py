@@ -18,6 +18,9 @@ MIN_DIGITS_OF_EXACT = 6
 # A gold answer that was itself rounded to two digits is met by any answer that rounds to it; one digit is no rounding
 # (0.5 means one half).
 MIN_GOLD_DIGITS = 2
+# Two digits can leave 5% open; no more than this is granted, and less after a conversion: 1.5 bar is not 1.5 atm.
+MAX_RELATIVE = Fraction(2, 100)
+MAX_CONVERTED = Fraction(5, 1000)
 # Longest text that is read as a number, and the largest power of ten.
 MAX_LENGTH = 1000
 
@@ -111,8 +114,8 @@ def agree(gold: Number, answer: Number, converted: bool = False) -> bool:
     """Whether two numbers are the same answer (percent signs are the caller's business).
 
     Equal values agree, and an integer agrees with nothing else. Otherwise both are taken as roundings of one value: the
-    more exact one, rounded to the significant digits of the other, must give the other. `converted` says that a unit
-    conversion added machine noise.
+    more exact one, rounded to the significant digits of the other, must give the other. `converted` says that the answer
+    was converted from another unit, by which it got machine noise.
     """
     difference = abs(gold.value - answer.value)
     if difference == 0:
@@ -128,7 +131,7 @@ def agree(gold: Number, answer: Number, converted: bool = False) -> bool:
     if coarse.value == 0 or coarse.digits < least:
         return False
     last_place = Fraction(10) ** (_magnitude(coarse.value) - coarse.digits + 1)
-    return difference <= last_place / 2
+    return difference <= min(last_place / 2, abs(gold.value) * (MAX_CONVERTED if converted else MAX_RELATIVE))
 
 
 def _magnitude(value: Fraction) -> int:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 from .algebra import parse
-from .lexer import FUNCTIONS, GREEK, NotMath
+from .lexer import FUNCTIONS, GREEK, SAME_FUNCTION, NotMath
 from .normalise import clean, squeeze
 from .numbers import agree, parse_number
 from .structures import EQUALITY, is_readable, leaves, looks_like, same_structure, split_list
@@ -83,7 +83,7 @@ def kind_of(question: str, gold: str, answer_type: str | None) -> str | None:
     kind = named or infer(question, gold)
     if any(not _is_readable(*leaf) for leaf in algebra_of(kind, gold)):
         # A phrase that was typed as mathematics is a phrase; a formula outside the grammar cannot be scored.
-        return "text" if _LETTER_RUN.search(text) and "\\" not in text and "=" not in text else None
+        return "text" if _PHRASE.fullmatch(text) else None
     return kind
 
 
@@ -108,16 +108,11 @@ def _is_readable(kind: str, text: str) -> bool:
 
 
 _ASKS_ORDER = re.compile(r"\b(?:sort|order|arrange|ascending|descending|sequence|rank)", re.IGNORECASE)
+# Words, times, ratios, numbers with a base: compared as text where they are no mathematics. No operators, no macros.
+_PHRASE = re.compile(r"[\w\s:.,;'\"()&%/-]+")
 _BARE_WORD = re.compile(r"[A-Za-z]{3,}")
 _LETTER_RUN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
-_FUNCTIONS = frozenset(
-    [
-        "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan",
-        "asin", "acos", "atan", "log", "ln", "exp", "sqrt", "abs", "pi", "alpha", "beta", "gamma", "delta",
-        "theta", "lambda", "sigma", "omega", "phi", "psi", "rho", "tau", "mu", "epsilon", "min", "max",
-        "det",
-    ]
-)  # fmt: skip
+_KNOWN_WORDS = FUNCTIONS | SAME_FUNCTION.keys() | GREEK | {"pi"}
 
 
 def infer(question: str, gold: str) -> str:
@@ -139,11 +134,8 @@ def infer(question: str, gold: str) -> str:
         return "text" if is_sentence else "list" if _ASKS_ORDER.search(question) else "set"
     if structure:
         return structure
-    if (
-        re.search(r"[A-Z][a-z]?\d|\d[A-Z]|[+-]$", text)
-        and len(re.findall("[A-Z]", text)) > 1
-        and formula(text)
-    ):
+    has_digits = re.search(r"[A-Z][a-z]?\d|\d[A-Z]", text) and len(re.findall("[A-Z]", text)) > 1
+    if (has_digits or text.endswith(("+", "-", "+}", "-}"))) and formula(text):
         return "formula"
     return _math_kind(text)
 
@@ -155,15 +147,15 @@ def _is_unit(text: str, unit: str) -> bool:
 
 
 def _math_kind(text: str) -> str:
-    unknown = [word for word in _LETTER_RUN.findall(text) if word.lower() not in _FUNCTIONS]
+    unknown = [word for word in _LETTER_RUN.findall(text) if word not in _KNOWN_WORDS]
     if unknown and not re.search(r"\\[a-z]+|[=^]", text):
         return "text"
-    if re.search(r"[<>≤≥]|\\(?:le|ge|leq|geq|lt|gt)(?![a-z])", text):
-        return "equation"
-    if "=" in text:
+    if EQUALITY.search(text):
         return "equation"
     if not any(character.isalnum() for character in text):
         return "text"
+    if re.search(r"(?<![A-Za-z])[A-Za-z]\(", text) or any(word in _KNOWN_WORDS for word in text.split()):
+        return "expression"
     is_math = re.search(r"[\\^/*+=√π∞]|[0-9]|-\s*[A-Za-z(]", text) or re.fullmatch("[A-Za-z]", text)
     return "expression" if is_math else "text"
 
@@ -219,7 +211,7 @@ def _right_side(answer: str) -> str:
     answer = (
         match[1].strip() if match else re.sub(r"^(?:=|\\approx|≈|approximately\s|about\s)\s*", "", answer)
     )
-    return answer[1:-1].strip() if re.fullmatch(r"\{[^{}]*\}", answer) else answer
+    return answer[1:-1].strip() if re.fullmatch(r"\{[^{}]*\}|\([^()]*\)", answer) else answer
 
 
 _ASKS_PERCENT = re.compile(

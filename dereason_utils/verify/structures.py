@@ -11,11 +11,11 @@ Element = Callable[[str, str], tuple[bool, str]]
 Interval = tuple[str, str, str, str, str]
 
 _OPEN, _CLOSE = "([{", ")]}"
-_UNION = re.compile(r"\\cup|∪|\bU\b")
+_UNION = re.compile(r"\\cup|∪|\bU\b|\bor\b")
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _INFINITY = re.compile(r"[+]?\s*(?:\\infty|∞|\binf(?:inity)?\b|\boo\b)")
 RELATION = re.compile(r"<=|>=|<|>|≤|≥|\\leq?(?![a-z])|\\geq?(?![a-z])|\\lt(?![a-z])|\\gt(?![a-z])")
-EQUALITY = re.compile(rf"{RELATION.pattern}|\\neq?(?![a-z])|≠|=")
+EQUALITY = re.compile(rf"!=|{RELATION.pattern}|\\neq?(?![a-z])|≠|=")
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w\}?)?")
 
 
@@ -42,9 +42,11 @@ def _is_thousands(text: str, i: int) -> bool:
     )
 
 
-def _members(text: str) -> list[str]:
+def _members(text: str, is_bracketed: bool) -> list[str]:
     text = re.sub(r",?\s+(?:and|or)\s+", ", ", text)
     parts = split_list(text, ";") if ";" in text else split_list(text)
+    if len(parts) == 1 and is_bracketed:  # (12,102) is a pair, 12,102 a number
+        parts = [part.strip() for part in text.split(",")]
     members = []
     for part in parts:
         part = re.sub(r"^\\?[A-Za-z](?:_\{?\w\}?)?\s*=\s*", "", part)
@@ -77,7 +79,7 @@ def set_members(text: str) -> list[str] | None:
     if re.fullmatch(r"\\emptyset|\\varnothing|∅|\\?\{\s*\\?\}", text):
         return []
     body = _body(text, ((r"\{", r"\}"), ("{", "}")))
-    return _members(text if body is None else body) or None
+    return _members(text if body is None else body, body is not None) or None
 
 
 def tuple_members(text: str) -> list[str] | None:
@@ -86,13 +88,13 @@ def tuple_members(text: str) -> list[str] | None:
     if rows and 1 in (len(rows), len(rows[0])):
         return [cell for row in rows for cell in row]  # a row or column vector
     body = _body(text, (("(", ")"), (r"\langle", r"\rangle"), ("<", ">")))
-    return _members(text if body is None else body) or None
+    return _members(text if body is None else body, body is not None) or None
 
 
 def list_members(text: str) -> list[str] | None:
     text = _bare(text)
     body = _body(text, (("[", "]"), ("(", ")"), (r"\{", r"\}")))
-    return _members(text if body is None else body) or None
+    return _members(text if body is None else body, body is not None) or None
 
 
 def matrix_rows(text: str) -> list[list[str]] | None:
@@ -121,8 +123,8 @@ def intervals(text: str) -> list[Interval] | None:
         relations = RELATION.findall(part)
         if relations:
             interval = _from_inequality(RELATION.split(part), relations)
-        elif part[:1] in ("(", "[") and part[-1:] in (")", "]") and len(split_list(part[1:-1])) == 2:
-            low, high = split_list(part[1:-1])
+        elif part[:1] in ("(", "[") and part[-1:] in (")", "]") and len(_members(part[1:-1], True)) == 2:
+            low, high = _members(part[1:-1], True)
             interval = (part[0], low, high, part[-1], "")
         else:
             interval = None
@@ -188,7 +190,7 @@ def looks_like(text: str) -> str | None:
     ):
         return "interval"
     body = _body(bare, (("(", ")"), (r"\langle", r"\rangle")))
-    if body is not None and len(split_list(body)) > 1:
+    if body is not None and len(_members(body, True)) > 1:
         return "tuple"
     return "list" if len(list_members(text) or []) > 1 else None
 
