@@ -167,16 +167,6 @@ def grpo_trainer_class():
                 return sum((p.sum() * 0.0 for p in model.parameters() if p.requires_grad), torch.zeros(()))
             return super()._compute_loss(model, inputs)
 
-        def _get_per_token_logps_and_entropies(
-            self, model, *args, batch_size=None, compute_aux_loss=False, **kwargs
-        ):
-            """TRL's own chunked log-probabilities, which it offers with Liger only: no [rows, length, vocabulary]."""
-            if not self.args.use_cpu:
-                return super()._get_per_token_logps_and_entropies(
-                    model, *args, batch_size=batch_size, compute_aux_loss=compute_aux_loss, **kwargs
-                )
-            return self._chunked_logps(self.accelerator.unwrap_model(model), *args, **kwargs)
-
     return LeanGRPOTrainer
 
 

@@ -70,6 +70,16 @@ GOLDS = st.sampled_from(
 )  # fmt: skip
 
 
+def _in_time(*row):
+    """The verdict of a case that takes less than 2 s; a machine that was busy gets a second chance."""
+    for _ in range(2):
+        start = time.perf_counter()
+        verdict = verify(*row)
+        if time.perf_counter() - start < 2:
+            return verdict
+    raise AssertionError(f"{row} takes 2 s or more")
+
+
 @MANY
 @given(NOISE)
 def test_extraction_never_fails(text):
@@ -81,9 +91,7 @@ def test_extraction_never_fails(text):
 @FEW
 @given(GOLDS, NOISE)
 def test_every_response_gets_a_verdict_in_time(gold, noise):
-    start = time.perf_counter()
-    verdict = verify("Q?\nA) cat\nB) dog", gold[0], rf"\boxed{{{noise}}}", gold[1])
-    assert time.perf_counter() - start < 2
+    verdict = _in_time("Q?\nA) cat\nB) dog", gold[0], rf"\boxed{{{noise}}}", gold[1])
     assert verdict.verdict in ("correct", "incorrect")
 
 
@@ -93,9 +101,7 @@ def test_every_response_gets_a_verdict_in_time(gold, noise):
     st.sampled_from([None, "number", "expression", "quantity", "set", "choice", "text", "formula", "Matrix"]),
 )
 def test_every_gold_answer_gets_a_verdict_in_time(gold, kind):
-    start = time.perf_counter()
-    verdict = verify("", gold, r"\boxed{an answer of nobody}", kind)
-    assert time.perf_counter() - start < 2
+    verdict = _in_time("", gold, r"\boxed{an answer of nobody}", kind)
     assert verdict.verdict in ("incorrect", "unscorable")
 
 

@@ -45,6 +45,7 @@ _TOKEN = re.compile(
 _SUBSCRIPT = re.compile(
     r"\s*_\s*(?:([a-z]{3,}|[0-9]+|[A-Za-z])|\{\s*(\\?[A-Za-z0-9][A-Za-z0-9,+\- ]{0,20})\s*\}|(\\[a-z]+))"
 )
+_INDEX = re.compile("[0-9]+(?![.0-9])")
 _PRIME = re.compile(r"\s*('+|\^\s*\{?\s*(?:\\prime\s*)+\}?|\^\s*\{?\s*\*\s*\}?(?![0-9A-Za-z({\\]))")
 
 
@@ -84,8 +85,8 @@ def tokens_of(text: str) -> list[tuple[str, str]]:
                 else _split_word(value)
             )
             if names[-1][0] == "sym":
-                # Subscripts and primes belong to the name: x_1, x', \theta_0.
-                for suffix in (_SUBSCRIPT, _PRIME, _SUBSCRIPT):
+                # Subscripts and primes belong to the name: x_1, x1, x', \theta_0.
+                for suffix in (_INDEX, _SUBSCRIPT, _PRIME, _SUBSCRIPT):
                     found = suffix.match(text, position)
                     if found:
                         position = found.end()

@@ -33,6 +33,11 @@ _NUMBER_THEN_UNIT = re.compile(
     re.DOTALL,
 )
 _CURRENCY = re.compile(r"([+-]?)\s?([$€£])\s?(.*)", re.DOTALL)
+_NO_NOUN = re.compile(
+    r"\b(?:not|no|less|more|than|least|most|minus|plus|times|over|under|to|hundreds?|thousands?|millions?|billions?|tens?|half|halves"
+    r"|quarters?|thirds?|squared|cubed|factorial|and|or)\b",
+    re.IGNORECASE,
+)
 _UNIT_FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 
 
@@ -131,9 +136,9 @@ def is_implied(unit_text: str, question: str) -> bool:
     the units of its numbers ('100 m in 8 s' implies m/s)."""
     unit, asked = parse_unit(unit_text), asked_units(question)
     if unit is None:
-        return (
-            re.fullmatch(r"[A-Za-z ]{2,40}", unit_text) is not None and unit_text.lower() in question.lower()
-        )
+        # A noun of the question: '12 apples'. Whole words, and none that changes the number.
+        is_noun = re.fullmatch(r"[A-Za-z ]{2,40}", unit_text) and not _NO_NOUN.search(unit_text)
+        return bool(is_noun) and re.search(rf"\b{unit_text}\b", question, re.IGNORECASE) is not None
     if asked:
         return unit in asked
     mentioned = re.findall(rf"[0-9]\s?({_NAME}(?:\s?[/·]\s?{_NAME})?)", clean(question))

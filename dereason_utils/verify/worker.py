@@ -1,8 +1,9 @@
 """The process in which symbolic algebra runs: `python -m dereason_utils.verify.worker`, one JSON line in, one out.
 
-It imports sympy once and then forks a child for every job. The kernel ends a child that overruns its time (an interval timer
-that no computation can hold up) or its memory, and the next job starts from the same clean state: a verdict depends on its
-own job only. The process ends when its parent does. This process has one thread and no torch, so forking it is safe.
+It imports sympy once and then lets a forked child do the jobs. The kernel ends a child that overruns its time (a timer that no
+computation can hold up) or its memory; the loss is one job, and the next child is there in milliseconds. A child is replaced
+after some jobs anyway. All of them end when the process that asks is gone. This process has one thread and no torch, so
+forking it is safe.
 """
 
 import json
@@ -19,27 +20,27 @@ from . import rules, symbolic
 CPU_LIMIT = 0.5
 TIME_LIMIT = 0.9
 MEMORY_LIMIT = 512 * 2**20
+JOBS_OF_A_CHILD = 100
+# Exit statuses of a child; any other means that a job ended it.
+NO_MORE_JOBS, REPLACE_ME = 0, 75
 
 
 def main() -> None:
-    """Serve jobs until the parent closes the pipe or is gone."""
+    """Keep one child at work until the asking process closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     for timer in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(timer, signal.SIG_DFL)  # ends the process, whatever it is computing
-    parent = os.getppid()
+    asker = os.getppid()
     _warm_up()
     os.write(1, b"ready\n")
     while True:
-        while not select.select([0], [], [], 1.0)[0]:
-            if os.getppid() != parent:
-                return
-        line = sys.stdin.buffer.readline()
-        if not line:
-            return
         child = os.fork()
         if child == 0:
-            _run(line)
-        if os.waitpid(child, 0)[1] != 0:
+            _serve(asker)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status == NO_MORE_JOBS:
+            return
+        if status != REPLACE_ME:
             os.write(1, b'[false, "limit"]\n')
 
 
@@ -52,24 +53,40 @@ def _warm_up() -> None:
     symbolic.equal("expression", r"\sqrt{2}+\sqrt[3]{x}", r"\sqrt{5+2\sqrt6}-|x|\binom{n}{2}")
 
 
-def _run(line: bytes) -> None:
-    """Do one job in the forked child, write its reply in one piece and end."""
-    signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT)
-    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
+def _serve(asker: int) -> None:
+    """The child: do jobs, each within its limits, and end."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file can grow
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for _ in range(JOBS_OF_A_CHILD):
+        while not select.select([0], [], [], 1.0)[0]:
+            if not _is_alive(asker):
+                os._exit(NO_MORE_JOBS)
+        # One job is under way at a time, so the buffer never holds a second line.
+        line = sys.stdin.buffer.readline()
+        if not line:
+            os._exit(NO_MORE_JOBS)
+        signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT)
+        signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
+        try:
+            reply = _decide(json.loads(line))
+        except (MemoryError, RecursionError):
+            reply = (False, "limit")
+        except Exception:  # noqa: BLE001
+            # sympy refuses an expression in many ways; whichever it is, nothing was shown to be equal.
+            reply = (False, "form")
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.write(1, json.dumps(reply).encode() + b"\n")
+    os._exit(REPLACE_ME)
+
+
+def _is_alive(pid: int) -> bool:
     try:
-        reply = _decide(json.loads(line))
-    except (MemoryError, RecursionError):
-        reply = (False, "limit")
-    except Exception:  # noqa: BLE001
-        # sympy refuses an expression in many ways; whichever it is, nothing was shown to be equal.
-        reply = (False, "form")
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    os.write(1, json.dumps(reply).encode() + b"\n")
-    os._exit(0)
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _decide(job: dict) -> tuple[bool, str]:

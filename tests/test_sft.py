@@ -1,0 +1,60 @@
+"""SFT: what carries loss, and that nothing is cut silently."""
+
+import pandas as pd
+import pytest
+
+from dereason_utils import profiles, prompts, sft, tiny
+from dereason_utils.errors import InputError
+
+SETTINGS = profiles.load("smoke").model
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny._tokenizer(["3 + 4 = 7. How many pens has Ann? Answer in boxed."] * 4)
+
+
+ROWS = pd.DataFrame(
+    {"question": ["How many?", "How many more?"], "response": ["3 + 4 = 7. \\boxed{7}", "\\boxed{2}"]}
+)
+
+
+def test_loss_covers_the_completion_and_its_end_token_only(tokenizer):
+    examples, dropped = sft.tokenise(ROWS, tokenizer, SETTINGS)
+    assert dropped == 0
+    for example, row in zip(examples, ROWS.itertuples(), strict=True):
+        learned = [t for t, m in zip(example["input_ids"], example["completion_mask"], strict=True) if m]
+        assert learned[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(learned[:-1]) == row.response
+        prompt = prompts.tokenise_prompt(row.question, tokenizer, SETTINGS.prompt_style)
+        assert example["input_ids"][: len(prompt)] == prompt
+
+
+def test_long_examples_are_dropped_and_counted_never_cut(tokenizer):
+    rows = pd.concat([ROWS, pd.DataFrame({"question": ["How many?"], "response": ["1 + 1 = 2. " * 200]})])
+    examples, dropped = sft.tokenise(rows, tokenizer, SETTINGS)
+    assert (len(examples), dropped) == (2, 1)
+
+
+def test_nothing_left_is_an_error(tokenizer):
+    short = SETTINGS.model_copy(update={"max_length": 5})
+    with pytest.raises(InputError, match="model.max_length = 5"):
+        sft.tokenise(ROWS, tokenizer, short)
+
+
+def test_an_end_token_in_the_teachers_text_does_not_end_the_example(tokenizer):
+    rows = pd.DataFrame({"question": ["How many?"], "response": ["7<end> and more \\boxed{7}"]})
+    (example,), _ = sft.tokenise(rows, tokenizer, SETTINGS)
+    assert example["input_ids"].count(tokenizer.eos_token_id) == 1
+
+
+def test_step_table_puts_validation_losses_at_their_steps():
+    history = [
+        {"step": 1, "loss": 2.0, "epoch": 0.5, "grad_norm": 1.0, "learning_rate": 0.1},
+        {"step": 2, "loss": 1.0, "epoch": 1.0, "grad_norm": 1.0, "learning_rate": 0.1},
+        {"step": 2, "eval_loss": 1.5},
+        {"step": 2, "train_runtime": 3.0},
+    ]
+    table = sft.step_table(history)
+    assert table["loss"].tolist() == [2.0, 1.0]
+    assert table["validation_loss"].isna().tolist() == [True, False] and table["validation_loss"][1] == 1.5
