@@ -53,6 +53,7 @@ test: setup
 
 lint: setup
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
 
 setup: $(STAMP)
 

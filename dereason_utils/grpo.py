@@ -11,10 +11,11 @@ from dereason_utils.errors import InputError
 from dereason_utils.profiles import Grpo
 from dereason_utils.training import (
     checkpoint_settings,
-    last_whole_checkpoint,
     mark_whole,
     progress_callback,
+    resume_point,
     stop_on_nan,
+    trainable_hash,
 )
 from dereason_utils.verify import verify_many
 
@@ -44,6 +45,13 @@ def train(
     from transformers import PrinterCallback
     from trl import GRPOConfig
 
+    facts = {
+        "settings": settings.model_dump(),
+        "problems": problems.to_dict("records"),
+        "style": style,
+        "seed": seed,
+    }
+    start = resume_point(folder, **facts, weights=trainable_hash(model))
     per_update = settings.prompts_per_step * settings.group_size // settings.updates_per_step
     updates = settings.steps * settings.updates_per_step
     config = GRPOConfig(
@@ -86,7 +94,7 @@ def train(
         callbacks=[mark_whole(), progress_callback("GRPO", ("reward", "entropy_sampled")), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=start)
     return step_table(trainer.state.log_history)
 
 

@@ -156,8 +156,18 @@ def readme_block(table1: Path) -> str:
         [column for column in full.columns if not column[0].startswith("Paper") or column[1] == AVERAGE]
     ].copy()
     shown.columns = [f"{high}: {low}" if high.startswith("Paper") else low for high, low in shown.columns]
+    body = to_markdown(shown, "Table 1, general benchmarks", notes(table, "table1")).strip()
+    return f"{BEGIN}\n{body}\n\n{cost_line(table1.parents[1])}\n{END}"
+
+
+def cost_line(results_folder: Path) -> str:
+    """What the run cost, in a sentence, from the manifests of all its steps."""
+    steps = [manifest.load(path) for path in sorted(results_folder.rglob(paths.MANIFEST))]
+    minutes = sum(step.wall_s for step in steps) / 60
+    memory = max(step.peak_memory_mb for step in steps) / 1000
     return (
-        f"{BEGIN}\n{to_markdown(shown, 'Table 1, general benchmarks', notes(table, 'table1')).strip()}\n{END}"
+        f"{len(steps)} steps, {minutes:.0f} minutes in the notebooks, at most {memory:.1f} GB of memory "
+        "(from the steps' manifests)."
     )
 
 
@@ -190,7 +200,7 @@ def _html(text: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m dereason_utils.tables", description="The README's results table."
+        prog="python -m dereason_utils.render", description="The README's results table."
     )
     parser.add_argument("readme", type=Path)
     parser.add_argument("--profile", default="cpu")

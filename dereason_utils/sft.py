@@ -11,10 +11,11 @@ from dereason_utils.errors import InputError
 from dereason_utils.profiles import Model, Sft
 from dereason_utils.training import (
     checkpoint_settings,
-    last_whole_checkpoint,
     mark_whole,
     progress_callback,
+    resume_point,
     stop_on_nan,
+    trainable_hash,
 )
 
 
@@ -53,6 +54,9 @@ def train(
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
+    start = resume_point(
+        folder, settings=settings.model_dump(), examples=examples, seed=seed, weights=trainable_hash(model)
+    )
     steps = math.ceil(math.ceil(len(examples) / settings.batch_size) * settings.epochs)
     config = SFTConfig(
         output_dir=str(folder),
@@ -84,7 +88,7 @@ def train(
         callbacks=[mark_whole(), progress_callback("SFT", ("loss",)), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=start)
     return step_table(trainer.state.log_history)
 
 

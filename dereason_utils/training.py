@@ -1,12 +1,15 @@
 """What SFT and GRPO share: checkpoints that are whole, progress lines, and stopping on NaN."""
 
+import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 
-from dereason_utils import progress
+from dereason_utils import manifest, progress
 
 _WHOLE = "dereason_whole.json"  # written into a checkpoint after everything else
+_MADE_FROM = "dereason_made_from.txt"  # fingerprint of what a folder's checkpoints depend on
 
 
 def checkpoint_settings(seed: int, save_every: int, bfloat16: bool) -> dict:
@@ -29,6 +32,35 @@ def checkpoint_settings(seed: int, save_every: int, bfloat16: bool) -> dict:
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
     }
+
+
+def resume_point(folder: Path, **facts) -> str | None:
+    """The checkpoint to go on from, or None for a fresh start.
+
+    facts: everything that the training depends on (settings, data, seed, first weights). Checkpoints in `folder` that
+    were made from other facts are removed: going on from them would mix two experiments.
+    """
+    fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    mark = folder / _MADE_FROM
+    if not mark.is_file() or mark.read_text() != fingerprint:
+        shutil.rmtree(folder, ignore_errors=True)
+        manifest.write_text(mark, fingerprint)
+    return last_whole_checkpoint(folder)
+
+
+def trainable_hash(model) -> str:
+    """Hash of the weights that training will change, as they are now."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            digest.update(name.encode())
+            digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoints of a training that is done and saved."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:

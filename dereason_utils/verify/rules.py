@@ -53,7 +53,7 @@ def ask_worker(kind: str, gold: str, answer: str) -> tuple[bool, str]:
     raise NeedsWorker
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=16384)
 def kind_of(question: str, gold: str, answer_type: str | None) -> str | None:
     """The project's answer kind of a gold answer, or None where the gold answer cannot be scored by that kind.
 
@@ -64,7 +64,7 @@ def kind_of(question: str, gold: str, answer_type: str | None) -> str | None:
     if not text or "\\boxed" in text:
         return None
     named = _KIND.get((answer_type or "").strip().lower().replace(" ", "_"))
-    if named in ("text", "expression", "equation", "quantity") and parse_number(text) is not None:
+    if named in ("text", "expression", "equation", "quantity") and parse_number(text) and not _CODE.match(text):
         named = "number"
     if named == "number" and parse_number(text) is None:
         named = None
@@ -107,6 +107,8 @@ def _is_readable(kind: str, text: str) -> bool:
     return True
 
 
+# Leading zeros count in codes and bit patterns: 0011 is not 11.
+_CODE = re.compile("0[0-9]")
 _ASKS_ORDER = re.compile(r"\b(?:sort|order|arrange|ascending|descending|sequence|rank)", re.IGNORECASE)
 # Words, times, ratios, numbers with a base: compared as text where they are no mathematics. No operators, no macros.
 _PHRASE = re.compile(r"[\w\s:.,;'\"()&%/-]+")
@@ -123,7 +125,7 @@ def infer(question: str, gold: str) -> str:
     if options(question) and gold_letters(question, gold) & set(options(question)):
         return "choice"
     if parse_number(text):
-        return "number"
+        return "text" if _CODE.match(text) else "number"
     quantity = split_quantity(text)
     if quantity and _is_unit(text, quantity[1]):
         return "quantity"

@@ -7,6 +7,7 @@ parser of expressions.
 import functools
 import math
 import re
+import threading
 from dataclasses import replace
 from fractions import Fraction
 
@@ -86,8 +87,16 @@ def _parse_unit(text: str):
     return math.prod(powers, start=_registry().Unit("dimensionless"))
 
 
-@functools.lru_cache(maxsize=1)
+_LOCK = threading.Lock()
+
+
 def _registry():
+    with _LOCK:  # two threads must not build one each: units of different registries do not compare
+        return _build_registry()
+
+
+@functools.lru_cache(maxsize=1)
+def _build_registry():
     import pint
 
     registry = pint.UnitRegistry(on_redefinition="ignore")

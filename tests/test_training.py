@@ -1,0 +1,55 @@
+"""Checkpoints: only whole ones of the same experiment are gone on from."""
+
+import json
+
+import pytest
+import torch
+
+from dereason_utils import training
+from dereason_utils.errors import InputError
+
+
+def checkpoint(folder, step, whole=True):
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "weights").write_text(str(step))
+    if whole:
+        (path / training._WHOLE).write_text(json.dumps({"step": step}))
+    return str(path)
+
+
+def test_the_newest_whole_checkpoint_is_chosen_never_a_half_written_one(tmp_path):
+    checkpoint(tmp_path, 2)
+    newest_whole = checkpoint(tmp_path, 10)
+    checkpoint(tmp_path, 12, whole=False)
+    assert training.last_whole_checkpoint(tmp_path) == newest_whole
+    assert training.last_whole_checkpoint(tmp_path / "none") is None
+
+
+def test_the_same_experiment_goes_on_and_another_starts_afresh(tmp_path):
+    folder = tmp_path / "checkpoints"
+    assert training.resume_point(folder, seed=0, data=["a"]) is None
+    made = checkpoint(folder, 4)
+    assert training.resume_point(folder, data=["a"], seed=0) == made
+    assert training.resume_point(folder, data=["a"], seed=1) is None
+    assert not (folder / "checkpoint-4").exists()
+
+
+def test_hash_of_trainable_weights_ignores_frozen_ones():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    before = training.trainable_hash(model)
+    with torch.no_grad():
+        model[0].weight += 1
+    assert training.trainable_hash(model) == before
+    with torch.no_grad():
+        model[1].weight += 1
+    assert training.trainable_hash(model) != before
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_training(loss):
+    state = type("State", (), {"global_step": 3})
+    with pytest.raises(InputError, match="step 3"):
+        training.stop_on_nan().on_log(None, state, None, logs={"loss": loss})
+    training.stop_on_nan().on_log(None, state, None, logs={"loss": 0.5})
