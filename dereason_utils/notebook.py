@@ -3,12 +3,14 @@
 import importlib.metadata
 import os
 import platform
+import warnings
 
 # Progress bars of the libraries would fill a saved notebook with frozen copies; must be set before they are imported.
 os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault(
-    "TRL_EXPERIMENTAL_SILENCE", "1"
-)  # `rollout_func` is marked experimental; its pin is exact
+# `rollout_func` is marked experimental; TRL's pin is exact.
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # plain text lines are wanted, not widgets
 
 from dereason_utils import __version__, manifest, profiles, workflow
 

@@ -26,7 +26,7 @@ def test_committed_tables_hold_what_the_item_files_hold():
             rows = pd.read_parquet(path)
             for benchmark, part in rows[rows["table"] == table].groupby("benchmark"):
                 assert shown.loc[path.parts[-3], benchmark] == pytest.approx(
-                    100 * part["correct"].mean(), abs=1e-6
+                    100 * part["correct"].mean(), abs=0.006
                 )
 
 

@@ -53,7 +53,7 @@ def test_corpus_splits_share_no_question_and_no_id():
 
 
 def test_teacher_without_slips_is_right_and_with_slips_worse_on_long_problems():
-    settings = profiles.load("cpu").corpus.model_copy(update={"train_size": 600})
+    settings = profiles.load("cpu").corpus.model_copy(update={"train_size": 600, "max_steps": 8})
     train = corpora.load(settings).query("split == 'train'")
     assert corpora.teacher_answers(train.head(100), 0.0, 0)["response_correct"].all()
     slipping = corpora.teacher_answers(train, 0.15, 0).groupby("steps")["response_correct"].mean()

@@ -105,7 +105,7 @@ def test_tables_hold_what_the_item_files_hold(study):
     for arm in PROFILE.arms:
         rows = pd.read_parquet(step(study, "05_eval", arm) / "items.parquet")
         for benchmark, part in rows[rows["table"] == "general"].groupby("benchmark"):
-            assert table.loc[arm, benchmark] == pytest.approx(100 * part["correct"].mean(), abs=1e-6)
+            assert table.loc[arm, benchmark] == pytest.approx(100 * part["correct"].mean(), abs=0.006)
 
 
 def test_figures_are_there_as_png_and_pdf(study):

@@ -70,6 +70,7 @@ def clean(text: str) -> str:
         text = _MATH_MARKS.sub(" ", _SPACE.sub(" ", _DECORATION.sub("", text)))
         text = _DEGREE.sub("°", text)
     text = " ".join(text.split()).strip("*` ")
+    text = re.sub(r"^(?:=|≈|\\approx(?![a-z]))\s*(?=\S)", "", text)
     while text.endswith((".", ",", ";")) and not text.endswith("..."):
         text = text[:-1].rstrip()
     return text

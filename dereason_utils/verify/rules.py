@@ -64,7 +64,11 @@ def kind_of(question: str, gold: str, answer_type: str | None) -> str | None:
     if not text or "\\boxed" in text:
         return None
     named = _KIND.get((answer_type or "").strip().lower().replace(" ", "_"))
-    if named in ("text", "expression", "equation", "quantity") and parse_number(text) and not _CODE.match(text):
+    if (
+        named in ("text", "expression", "equation", "quantity")
+        and parse_number(text)
+        and not _CODE.match(text)
+    ):
         named = "number"
     if named == "number" and parse_number(text) is None:
         named = None
@@ -152,10 +156,10 @@ def _math_kind(text: str) -> str:
     unknown = [word for word in _LETTER_RUN.findall(text) if word not in _KNOWN_WORDS]
     if unknown and not re.search(r"\\[a-z]+|[=^]", text):
         return "text"
-    if EQUALITY.search(text):
-        return "equation"
     if not any(character.isalnum() for character in text):
         return "text"
+    if EQUALITY.search(text):
+        return "equation"
     if re.search(r"(?<![A-Za-z])[A-Za-z]\(", text) or any(word in _KNOWN_WORDS for word in text.split()):
         return "expression"
     is_math = re.search(r"[\\^/*+=√π∞]|[0-9]|-\s*[A-Za-z(]", text) or re.fullmatch("[A-Za-z]", text)
@@ -210,9 +214,7 @@ def _right_side(answer: str) -> str:
     match = re.fullmatch(
         r"\\?[A-Za-z]{1,8}(?:_\{?\w{1,8}\}?)?(?:\(\w{1,8}\))?\s*(?:=|\\approx|≈)\s*([^=]+)", answer
     )
-    answer = (
-        match[1].strip() if match else re.sub(r"^(?:=|\\approx|≈|approximately\s|about\s)\s*", "", answer)
-    )
+    answer = match[1].strip() if match else re.sub(r"^(?:approximately|about)\s+", "", answer)
     return answer[1:-1].strip() if re.fullmatch(r"\{[^{}]*\}|\([^()]*\)", answer) else answer
 
 

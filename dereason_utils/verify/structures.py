@@ -37,8 +37,8 @@ def split_list(text: str, separators: str = ",;") -> list[str]:
 def _is_thousands(text: str, i: int) -> bool:
     return (
         text[i] == ","
-        and re.match(r",\d{3}(?!\d)", text[i:]) is not None
-        and re.search(r"(?<![\d,])\d{1,3}(?:,\d{3})*$", text[:i]) is not None
+        and re.match(r",[0-9]{3}(?![0-9])", text[i:]) is not None
+        and re.search(r"(?<![0-9,])[0-9]{1,3}(?:,[0-9]{3})*$", text[:i]) is not None
     )
 
 
@@ -75,6 +75,7 @@ def _bare(text: str) -> str:
 
 
 def set_members(text: str) -> list[str] | None:
+    r"""The members of a set: '\{1, 2\}', '1, 2', 'x = 1 or x = 2', '\pm 1'."""
     text = _bare(text)
     if re.fullmatch(r"\\emptyset|\\varnothing|∅|\\?\{\s*\\?\}", text):
         return []
@@ -83,21 +84,24 @@ def set_members(text: str) -> list[str] | None:
 
 
 def tuple_members(text: str) -> list[str] | None:
+    """The members of a tuple, in brackets or not, or of a row or column vector."""
     text = _bare(text)
     rows = matrix_rows(text) if text.startswith("\\begin") else None
     if rows and 1 in (len(rows), len(rows[0])):
-        return [cell for row in rows for cell in row]  # a row or column vector
+        return [cell for row in rows for cell in row]
     body = _body(text, (("(", ")"), (r"\langle", r"\rangle"), ("<", ">")))
     return _members(text if body is None else body, body is not None) or None
 
 
 def list_members(text: str) -> list[str] | None:
+    """The members of a list, in any brackets or none."""
     text = _bare(text)
     body = _body(text, (("[", "]"), ("(", ")"), (r"\{", r"\}")))
     return _members(text if body is None else body, body is not None) or None
 
 
 def matrix_rows(text: str) -> list[list[str]] | None:
+    """The rows of a LaTeX matrix or of nested lists, if they are of one length."""
     text = _bare(text)
     match = _MATRIX.fullmatch(text)
     if match:

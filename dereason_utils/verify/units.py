@@ -10,9 +10,13 @@ import re
 import threading
 from dataclasses import replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from .normalise import clean
 from .numbers import Number, agree, parse_number
+
+if TYPE_CHECKING:  # pint takes a third of a second to load
+    import pint
 
 MAX_FACTORS = 8
 
@@ -39,6 +43,8 @@ _NO_NOUN = re.compile(
     r"|quarters?|thirds?|squared|cubed|factorial|and|or)\b",
     re.IGNORECASE,
 )
+# Words after 'in' that are units as well (year, attosecond, technical atmosphere, inch, ...).
+_NO_UNIT = frozenset({"a", "as", "at", "in", "are", "am", "us"})
 _UNIT_FRACTION = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 
 
@@ -58,7 +64,7 @@ def split_quantity(text: str) -> tuple[Number, str] | None:
     return (number, unit) if number and unit else None
 
 
-def parse_unit(text: str):
+def parse_unit(text: str) -> "pint.Unit | None":
     """The pint unit of a text such as 'kg m^2/s^2' or 'J/(mol K)', or None. Factors after a slash are all below it."""
     return _parse_unit(text.strip())
 
@@ -129,7 +135,7 @@ def asked_units(question: str) -> tuple:
     found = re.findall(
         rf"(?i:\b(?:in|how many|units? of|number of))\s+({_NAME}(?:[/^]{_NAME}?[0-9]?)*)", question
     )
-    units = [unit for text in found if (unit := parse_unit(text))]
+    units = [unit for text in found if text not in _NO_UNIT and (unit := parse_unit(text))]
     if re.search(r"\$|\bdollars?\b", question) and "cent" not in question:
         units.append(parse_unit("dollar"))
     if (

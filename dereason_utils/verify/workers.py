@@ -9,12 +9,14 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-SIZE = 2
-# Longest wait for a reply: the worker itself ends a job earlier, so only a worker that was stopped or starved is met here.
-REPLY_LIMIT = 1.2
+SIZE = max(2, min(8, (os.cpu_count() or 2) // 2))
+# Longest wait for a reply, in seconds. The worker ends a job much earlier, so only one that was stopped from outside, or gets no
+# processor time at all, is met here; its job is given to another one.
+REPLY_LIMIT = 30
 START_LIMIT = 300
 
 _ROOT = str(Path(__file__).resolve().parents[2])
@@ -28,24 +30,50 @@ class _Worker:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=env)
         self.is_ready = False
+        self.count, self.unread = 0, b""
+        self.poll = select.poll()
+        self.poll.register(self.process.stdout, select.POLLIN)
 
     def ask(self, job: dict) -> tuple[bool, str] | None:
         """The reply, or None when this worker is lost. Waits for a worker that is still starting."""
-        self.is_ready = self.is_ready or self._line(START_LIMIT) == b"ready\n"
+        self.is_ready = self.is_ready or self._line(time.monotonic() + START_LIMIT) == b"ready"
         if not self.is_ready:
             return None
+        self.count += 1
+        line = json.dumps(job | {"id": self.count}, ensure_ascii=False).encode(errors="replace") + b"\n"
         try:
-            self.process.stdin.write(json.dumps(job, ensure_ascii=False).encode(errors="replace") + b"\n")
+            self.process.stdin.write(line)
             self.process.stdin.flush()
         except BrokenPipeError:
             return None
-        line = self._line(REPLY_LIMIT)
-        return tuple(json.loads(line)) if line.endswith(b"\n") else None
+        return self._reply(time.monotonic() + REPLY_LIMIT)
 
-    def _line(self, timeout: float) -> bytes:
-        """One line from the worker; empty after the time-out or when the worker is gone."""
-        stream = self.process.stdout
-        return stream.readline() if select.select([stream], [], [], timeout)[0] else b""
+    def _reply(self, deadline: float) -> tuple[bool, str] | None:
+        """The reply to the job under way: 'ID start', then '[ID, holds, reason]' or, if the job ended its child, 'died'."""
+        has_started = False
+        while line := self._line(deadline):
+            if line == b"died":
+                # A child that died idle (killed from outside) says nothing: its successor takes the job.
+                if has_started:
+                    return False, "limit"
+            elif line.endswith(b"start"):
+                has_started = True
+            else:
+                number, holds, reason = json.loads(line)
+                if number == self.count:
+                    return holds, reason
+        return None
+
+    def _line(self, deadline: float) -> bytes:
+        """One line from the worker, without its end; empty after the deadline or when the worker is gone."""
+        while b"\n" not in self.unread:
+            wait = max(0.0, deadline - time.monotonic())
+            piece = os.read(self.process.stdout.fileno(), 65536) if self.poll.poll(wait * 1000) else b""
+            if not piece:
+                return b""
+            self.unread += piece
+        line, _, self.unread = self.unread.partition(b"\n")
+        return line
 
     def stop(self, patience: float = 0.0) -> None:
         """End the process: by the end of its input within `patience` seconds, else by force."""
@@ -133,8 +161,11 @@ def map_in_threads(function, rows: list) -> list:
     """function(*row) for every row, as many at a time as there are workers; the results in order."""
     if len(rows) < 2:
         return [function(*row) for row in rows]
-    with ThreadPoolExecutor(SIZE) as threads:
+    threads = ThreadPoolExecutor(SIZE)
+    try:
         return list(threads.map(lambda row: function(*row), rows))
+    finally:
+        threads.shutdown(cancel_futures=True)  # Ctrl-C does not wait for thousands of rows
 
 
 def close() -> None:
