@@ -163,6 +163,8 @@ def readme_block(table1: Path) -> str:
 def cost_line(results_folder: Path) -> str:
     """What the run cost, in a sentence, from the manifests of all its steps."""
     steps = [manifest.load(path) for path in sorted(results_folder.rglob(paths.MANIFEST))]
+    if not steps:
+        return "What the run cost is not known: it left no manifests."
     minutes = sum(step.wall_s for step in steps) / 60
     memory = max(step.peak_memory_mb for step in steps) / 1000
     return (

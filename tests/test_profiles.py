@@ -62,7 +62,7 @@ def test_value_without_a_source_tag_is_refused(tmp_path, monkeypatch):
 
 
 def test_evaluation_settings_do_not_touch_training_stages():
-    plain, changed = profiles.load("cpu"), profiles.load("cpu", {"eval.samples": 2})
+    plain, changed = profiles.load("cpu"), profiles.load("cpu", {"eval.samples": 9})
     for stage in ("01_score", "02_split", "03_sft", "04_grpo"):
         assert profiles.stage_settings(plain, stage) == profiles.stage_settings(changed, stage)
     assert profiles.stage_settings(plain, "05_eval") != profiles.stage_settings(changed, "05_eval")

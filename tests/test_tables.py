@@ -195,7 +195,8 @@ def readme(tmp_path):
 
 
 def test_the_readme_shows_table1(tmp_path, table1):
-    csv, path = tmp_path / "table1.csv", readme(tmp_path)
+    csv, path = tmp_path / "results" / "06_figures" / "table1.csv", readme(tmp_path)
+    csv.parent.mkdir(parents=True)
     table1.to_csv(csv, index=False)
     assert not render.readme_is_current(path, csv)
     render.render_readme(path, csv)
