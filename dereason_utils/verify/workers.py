@@ -18,6 +18,8 @@ SIZE = max(2, min(8, (os.cpu_count() or 2) // 2))
 # processor time at all, is met here; its job is given to another one.
 REPLY_LIMIT = 30
 START_LIMIT = 300
+# A job whose child dies this often is what kills it.
+MAX_DEATHS = 3
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -40,29 +42,39 @@ class _Worker:
         if not self.is_ready:
             return None
         self.count += 1
-        line = json.dumps(job | {"id": self.count}, ensure_ascii=False).encode(errors="replace") + b"\n"
+        data = json.dumps(job | {"id": self.count}, ensure_ascii=False).encode(errors="replace")
         try:
-            self.process.stdin.write(line)
-            self.process.stdin.flush()
+            return self._exchange(b"%08d" % len(data) + data, time.monotonic() + REPLY_LIMIT)
         except BrokenPipeError:
             return None
-        return self._reply(time.monotonic() + REPLY_LIMIT)
 
-    def _reply(self, deadline: float) -> tuple[bool, str] | None:
-        """The reply to the job under way: 'ID start', then '[ID, holds, reason]' or, if the job ended its child, 'died'."""
-        has_started = False
+    def _exchange(self, job: bytes, deadline: float) -> tuple[bool, str] | None:
+        """Send a job and read its reply: '[ID]' at its start, then '[ID, holds, reason]' or, at its CPU limit, 'overrun'.
+
+        'died' says that the child ended in another way: killed from outside, perhaps with this job in its hands. The job is
+        sent again, so it can be done twice; what comes of an earlier sending is told by its ID, or comes before '[ID]'.
+        """
+        self._send(job)
+        deaths, has_started = 0, False
         while line := self._line(deadline):
             if line == b"died":
-                # A child that died idle (killed from outside) says nothing: its successor takes the job.
+                deaths += 1
+                if deaths == MAX_DEATHS:
+                    return False, "limit"
+                self._send(job)
+            elif line == b"overrun":
                 if has_started:
                     return False, "limit"
-            elif line.endswith(b"start"):
-                has_started = True
             else:
-                number, holds, reason = json.loads(line)
-                if number == self.count:
-                    return holds, reason
+                number, *said = json.loads(line)
+                if number == self.count and said:
+                    return tuple(said)
+                has_started = has_started or number == self.count
         return None
+
+    def _send(self, job: bytes) -> None:
+        self.process.stdin.write(job)
+        self.process.stdin.flush()
 
     def _line(self, deadline: float) -> bytes:
         """One line from the worker, without its end; empty after the deadline or when the worker is gone."""
