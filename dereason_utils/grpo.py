@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from dereason_utils import generate, manifest, prompts
 from dereason_utils.errors import InputError
@@ -17,7 +18,9 @@ from dereason_utils.training import (
     stop_on_nan,
     trainable_hash,
 )
-from dereason_utils.verify import verify_many
+from dereason_utils.verify import is_strictly_right, verify_many
+
+HEAD_CHUNK = 256  # completion tokens whose logits exist at once: 50 MB in float32 for a vocabulary of 49k
 
 
 def rewards(rows: list[dict], completions: list[str]) -> list[float | None]:
@@ -89,7 +92,7 @@ def train(
         processing_class=tokenizer,
         args=config,
         train_dataset=Dataset.from_pandas(rows, preserve_index=False),
-        reward_funcs=reward_function(folder),
+        reward_funcs=reward_function(folder, settings.group_size),
         rollout_func=rollout_function(tokenizer, style, settings, seed),
         callbacks=[mark_whole(), progress_callback("GRPO", ("reward", "entropy_sampled")), stop_on_nan()],
     )
@@ -122,7 +125,7 @@ def rollout_function(tokenizer, style: str, settings: Grpo, seed: int):
     return rollout
 
 
-def reward_function(folder: Path):
+def reward_function(folder: Path, group_size: int):
     """TRL's reward hook: checks the completions, logs the rollout's own measures and keeps every rollout on disk."""
 
     def reward(completions, completion_ids, trainer_state, log_metric, **columns) -> list[float | None]:
@@ -137,6 +140,7 @@ def reward_function(folder: Path):
         seconds = columns["rollout_s"][0]
         entropy = sum(h * n for h, n in zip(columns["sampled_entropy"], lengths, strict=True)) / sum(lengths)
         log_metric("entropy_sampled", entropy)
+        log_metric("uninformative_share", uninformative_share(values, group_size))
         log_metric("rollout_s", seconds)
         log_metric("rollout_tokens_per_s", sum(lengths) / seconds)
         step = trainer_state.global_step + 1
@@ -149,8 +153,14 @@ def reward_function(folder: Path):
     return reward
 
 
+def uninformative_share(values: list[float | None], group_size: int) -> float:
+    """Share of groups without a gradient: all completions right, all wrong, or a gold answer that cannot be scored."""
+    groups = [values[i : i + group_size] for i in range(0, len(values), group_size)]
+    return sum(len(set(group) - {None}) < 2 for group in groups) / len(groups)
+
+
 def grpo_trainer_class():
-    """TRL's GRPOTrainer with three savings that leave the gradient as it is (imported late: TRL is slow to load)."""
+    """TRL's GRPOTrainer with four savings that leave the gradient as it is (imported late: TRL is slow to load)."""
     from trl import GRPOTrainer
 
     class LeanGRPOTrainer(GRPOTrainer):
@@ -175,7 +185,53 @@ def grpo_trainer_class():
                 return sum((p.sum() * 0.0 for p in model.parameters() if p.requires_grad), torch.zeros(()))
             return super()._compute_loss(model, inputs)
 
+        def _get_per_token_logps_and_entropies(
+            self, model, input_ids, attention_mask, logits_to_keep, *args, **options
+        ):
+            """On a CPU logits only of completion tokens, a chunk at a time (Unsloth has its own way on a GPU)."""
+            if input_ids.device.type != "cpu":
+                return super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, *args, **options
+                )
+            policy = self.accelerator.unwrap_model(model)
+            with self.accelerator.autocast():
+                values = completion_log_probabilities(
+                    policy, input_ids, attention_mask, logits_to_keep, self.temperature
+                )
+            return *values, None
+
     return LeanGRPOTrainer
+
+
+def completion_log_probabilities(
+    model, input_ids: torch.Tensor, attention_mask: torch.Tensor, length: int, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each of the last `length` tokens and the entropy (nats) where it was drawn.
+
+    input_ids and attention_mask [rows, tokens]; both results [rows, length], zero where the mask is. The entropy has
+    no gradient. All logits at once would take gigabytes; here HEAD_CHUNK tokens have theirs, which the backward pass
+    computes again.
+    """
+    causal = model.get_base_model() if hasattr(model, "peft_config") else model
+    states = causal.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    states = states.last_hidden_state[:, -length - 1 : -1]
+    mask = attention_mask[:, -length:].bool()
+    states, labels = states[mask], input_ids[:, -length:][mask]
+    head = causal.get_output_embeddings()
+    chunks = [
+        checkpoint(_read_head, head, *chunk, temperature, use_reentrant=False)
+        for chunk in zip(states.split(HEAD_CHUNK), labels.split(HEAD_CHUNK), strict=True)
+    ]
+    chosen, entropy = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    empty = torch.zeros(mask.shape, dtype=chosen.dtype, device=mask.device)
+    return empty.masked_scatter(mask, chosen), empty.masked_scatter(mask, entropy)
+
+
+def _read_head(head, states, labels, temperature) -> tuple[torch.Tensor, torch.Tensor]:
+    log_probabilities = torch.log_softmax(head(states).float() / temperature, -1)
+    with torch.no_grad():
+        entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
+    return log_probabilities.gather(-1, labels[:, None]).squeeze(-1), entropy
 
 
 def sort_window(batches: list[dict]) -> list[dict]:
@@ -208,7 +264,7 @@ def step_table(history: list[dict]) -> pd.DataFrame:
     """Tidy training curve from the trainer's log, one row per optimizer step."""
     names = {
         "step": "step", "reward": "reward", "reward_std": "reward_std", "completions/mean_length": "response_length",
-        "entropy_sampled": "entropy", "frac_reward_zero_std": "zero_variance_share",
+        "entropy_sampled": "entropy", "uninformative_share": "zero_variance_share",
         "completions/clipped_ratio": "truncated_share", "clip_ratio/region_mean": "clip_share",
         "grad_norm": "grad_norm", "loss": "loss", "learning_rate": "learning_rate", "rollout_s": "rollout_s",
         "step_time": "step_s", "rollout_tokens_per_s": "rollout_tokens_per_s",
@@ -226,3 +282,22 @@ def collect_rollouts(folder: Path, steps: int) -> pd.DataFrame:
     if missing:
         raise InputError(f"{folder} lacks the rollouts of {missing[0]}: run 04_grpo again.")
     return pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)
+
+
+def audit(rollouts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Look for reward hacking: rewarded rollouts that a stricter second checker calls wrong.
+
+    rollouts: from `collect_rollouts`. Returns (the doubtful rollouts, one row per step: step, rewarded, doubtful,
+    doubtful_share of the rewarded). The second checker wants one box, at the very end, with the gold answer letter
+    for letter; it errs on the strict side, so what counts is whether its share rises while the reward does.
+    """
+    rewarded = rollouts[rollouts["reward"] == 1]
+    strict = [
+        is_strictly_right(*pair) for pair in zip(rewarded["answer"], rewarded["completion"], strict=True)
+    ]
+    marked = rewarded.assign(doubtful=[not ok for ok in strict])
+    steps = pd.DataFrame({"step": sorted(rollouts["step"].unique())})
+    counts = marked.groupby("step")["doubtful"].agg(rewarded="size", doubtful="sum").reset_index()
+    table = steps.merge(counts, how="left").fillna(0).astype(int)
+    table["doubtful_share"] = table["doubtful"] / table["rewarded"].where(table["rewarded"] > 0)
+    return marked[marked["doubtful"]].drop(columns="doubtful"), table

@@ -12,12 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .extract import extract_answer
+from .extract import extract_answer, is_strictly_right
 from .normalise import MAX_ANSWER, MAX_QUESTION, is_forbidden, without_forbidden
 from .rules import NeedsWorker, algebra_of, ask_worker, compare, kind_of
 from .workers import ask, close, map_in_threads
 
-__all__ = ["Verdict", "close", "extract_answer", "gold_is_scorable", "verify", "verify_many"]
+__all__ = [
+    "Verdict",
+    "close",
+    "extract_answer",
+    "gold_is_scorable",
+    "is_strictly_right",
+    "verify",
+    "verify_many",
+]
 
 
 @dataclass(frozen=True, slots=True)

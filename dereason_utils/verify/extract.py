@@ -37,6 +37,18 @@ def extract_answer(response: str) -> tuple[str | None, str]:
     return None, "no answer"
 
 
+def is_strictly_right(gold: str, response: str) -> bool:
+    r"""A second, stricter opinion: exactly one closed `\boxed{}`, nothing after it, and the gold answer in it letter for letter.
+
+    Blanks and a final stop do not count. It decides no reward; it is there to show which rewards deserve a look.
+    """
+    boxes = _closed_boxes(response)
+    if len(boxes) != 1:
+        return False
+    _, inside, stop = boxes[0]
+    return response[stop + 1 :].strip(" \n.$") == "" and response[inside:stop].split() == gold.split()
+
+
 def _closed_boxes(text: str) -> list[tuple[int, int, int]]:
     """(start, start of content, end of content) of every closed box, in the order in which they close; one pass."""
     opened, closed = [], []
