@@ -13,10 +13,11 @@ def load(settings: Corpus) -> pd.DataFrame:
     """All problems, one row each: the fields of `schema.Problem` and split ('train', 'validation' or 'test')."""
     sizes = {"train": settings.train_size, "validation": settings.validation_size, "test": settings.test_size}
     steps = (settings.min_steps, settings.max_steps)
+    families = tuple(mini_stem.FAMILIES) if settings.families == "all" else settings.families
     rows = [
         {**problem.model_dump(), "split": split}
         for split, size in sizes.items()
-        for problem in mini_stem.generate(split, size, settings.seed, steps)
+        for problem in mini_stem.generate(split, size, settings.seed, steps, families)
     ]
     return pd.DataFrame(rows)[COLUMNS]
 

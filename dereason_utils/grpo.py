@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from dereason_utils import generate, manifest, prompts
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Grpo
+from dereason_utils.shared_prefix import causal_model, shared_prefix
 from dereason_utils.training import (
     checkpoint_settings,
     mark_whole,
@@ -97,7 +98,8 @@ def train(
         callbacks=[mark_whole(), progress_callback("GRPO", ("reward", "entropy_sampled")), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
-    trainer.train(resume_from_checkpoint=start)
+    with shared_prefix(model, [prompts.tokenise_prompt(q, tokenizer, style) for q in problems["question"]]):
+        trainer.train(resume_from_checkpoint=start)
     return step_table(trainer.state.log_history)
 
 
@@ -212,12 +214,19 @@ def completion_log_probabilities(
     no gradient. All logits at once would take gigabytes; here HEAD_CHUNK tokens have theirs, which the backward pass
     computes again.
     """
-    causal = model.get_base_model() if hasattr(model, "peft_config") else model
-    states = causal.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    states = states.last_hidden_state[:, -length - 1 : -1]
+    causal, head = causal_model(model), model.get_output_embeddings()
+    places = torch.arange(input_ids.shape[1], device=input_ids.device)
+    blanks = attention_mask.argmax(
+        1, keepdim=True
+    )  # padding on the left of each prompt, moved to the right here
+    moved = (places + blanks) % len(places)
+    states = causal.base_model(
+        input_ids=input_ids.gather(1, moved), attention_mask=attention_mask.gather(1, moved), use_cache=False
+    ).last_hidden_state
+    before = places[-length - 1 : -1] - blanks  # where each completion token is predicted
     mask = attention_mask[:, -length:].bool()
-    states, labels = states[mask], input_ids[:, -length:][mask]
-    head = causal.get_output_embeddings()
+    states = states[torch.arange(len(states))[:, None], before][mask]
+    labels = input_ids[:, -length:][mask]
     chunks = [
         checkpoint(_read_head, head, *chunk, temperature, use_reentrant=False)
         for chunk in zip(states.split(HEAD_CHUNK), labels.split(HEAD_CHUNK), strict=True)

@@ -9,6 +9,7 @@ import torch
 from dereason_utils import prompts
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Model, Sft
+from dereason_utils.shared_prefix import shared_prefix
 from dereason_utils.training import (
     checkpoint_settings,
     mark_whole,
@@ -88,7 +89,8 @@ def train(
         callbacks=[mark_whole(), progress_callback("SFT", ("loss",)), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
-    trainer.train(resume_from_checkpoint=start)
+    with shared_prefix(model, [example["input_ids"] for example in examples]):
+        trainer.train(resume_from_checkpoint=start)
     return step_table(trainer.state.log_history)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from zlib import crc32
 
@@ -45,7 +45,9 @@ TRIES = 300  # drawings without a new content after which a family counts as exh
 SPLITS = {"train": (0, 50), "validation": (50, 70), "test": (70, 100)}  # per cent of all contents
 
 
-def generate(split: str, size: int, seed: int, steps: tuple[int, int]) -> list[Problem]:
+def generate(
+    split: str, size: int, seed: int, steps: tuple[int, int], families: Sequence[str] = tuple(FAMILIES)
+) -> list[Problem]:
     """`size` problems of a split, with `steps` = (fewest, most) dependent steps, both inclusive.
 
     The hash of a content alone decides whether it belongs to train, validation or test, so the splits are
@@ -55,8 +57,12 @@ def generate(split: str, size: int, seed: int, steps: tuple[int, int]) -> list[P
     """
     if split not in SPLITS:
         raise InputError(f"There is no split {split!r} of mini_stem: choose one of {', '.join(SPLITS)}.")
+    if not families or (unknown := set(families) - set(FAMILIES)):
+        named = f"no family {min(unknown)!r}" if families else "nothing to draw from without a family"
+        raise InputError(f"mini_stem has {named}: choose from {', '.join(FAMILIES)}.")
+    chosen = {name: family for name, family in FAMILIES.items() if name in families}
     low, high = SPLITS[split]
-    return _collect(FAMILIES, lambda key: low <= _percent(key) < high, size, seed, steps)
+    return _collect(chosen, lambda key: low <= _percent(key) < high, size, seed, steps)
 
 
 def generate_judge_calibration(size: int, seed: int, steps: tuple[int, int]) -> list[Problem]:

@@ -47,6 +47,7 @@ class Corpus(Section):
     """The training problems. Steps are the inclusive range of true reasoning steps."""
 
     name: Literal["mini_stem"]
+    families: Literal["all"] | tuple[str, ...]  # of mini_stem, such as "physics.segments"
     seed: NonNegativeInt
     train_size: PositiveInt
     validation_size: PositiveInt
