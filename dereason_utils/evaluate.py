@@ -1,33 +1,65 @@
 """Evaluation: every arm and the base model decode the same items in the same way and meet the reward's own checker."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dereason_utils import generate, prompts, stats
+from dereason_utils import generate, manifest, progress, prompts, stats, training
 from dereason_utils.benchmarks import BenchmarkItem
 from dereason_utils.profiles import Eval
 from dereason_utils.verify import verify_many
 
 
-def evaluate(model, tokenizer, items: Sequence[BenchmarkItem], style: str, settings: Eval,
-             on_batch: Callable[[int, list], None] = lambda done, batch: None) -> pd.DataFrame:  # fmt: skip
+def evaluate(model, tokenizer, items: Sequence[BenchmarkItem], style: str, settings: Eval, folder: Path,
+             label: str) -> pd.DataFrame:  # fmt: skip
     """Sample and check; one row per item and sample with the columns of items.parquet.
 
-    The seed is the profile's `eval.seed`, not the training seed, so that all arms face the same draws.
+    folder: keeps each finished batch, so that a stopped evaluation goes on from there. label: for progress lines.
     """
     ids = [prompts.tokenise_prompt(item.problem.question, tokenizer, style) for item in items]
+    training.keep_own(
+        folder,
+        settings=settings.model_dump(),
+        items=[(item.benchmark, item.table, item.problem.model_dump()) for item in items],
+        prompts=ids,
+        model=(model.name_or_path, str(model.dtype), training.trainable_hash(model)),
+    )
+    batches = generate.batches(ids, settings.batch_size // settings.samples)
+    files = [folder / f"batch-{number:05d}.parquet" for number in range(len(batches))]
+    todo = [number for number, file in enumerate(files) if not file.is_file()]
+    before = done = len(items) - sum(len(batches[number]) for number in todo)
+    bar, began, tokens = progress.Bar(len(items), label, start=before), time.monotonic(), 0
+    for number in todo:
+        chosen = batches[number]
+        asked = [items[i] for i in chosen]
+        rows = _sample(model, tokenizer, asked, [ids[i] for i in chosen], settings, number)
+        manifest.write_table(files[number], rows.assign(place=np.repeat(chosen, settings.samples)))
+        tokens, done = tokens + rows["tokens"].sum(), done + len(chosen)
+        bar.update(done, f"{tokens / (time.monotonic() - began):.0f} tokens/s")
+    # Read back even in one go, so that an interruption cannot show in the types.
+    rows = pd.concat([pd.read_parquet(file) for file in files]).sort_values(["place", "sample"])
+    return check(rows.drop(columns="place").reset_index(drop=True), items)
+
+
+def _sample(model, tokenizer, items, ids, settings: Eval, number: int) -> pd.DataFrame:
+    """The unchecked rows of one batch, item by item.
+
+    Its draws depend on `eval.seed` and its number alone: not on the batches before it, so that it can be drawn again,
+    and not on the training seed, so that all arms face the same draws.
+    """
     drawn = generate.sample(
         model, tokenizer, ids, copies=settings.samples, max_new_tokens=settings.max_completion,
-        temperature=settings.temperature, seed=settings.seed, batch_size=settings.batch_size, on_batch=on_batch,
+        temperature=settings.temperature, seed=settings.seed * 1_000_003 + number, batch_size=settings.batch_size,
     )  # fmt: skip
     rows = [
-        _row(item, number, tokenizer.decode(completion.tokens, skip_special_tokens=True), completion)
+        _row(item, copy, tokenizer.decode(completion.tokens, skip_special_tokens=True), completion)
         for item, completions in zip(items, drawn, strict=True)
-        for number, completion in enumerate(completions)
+        for copy, completion in enumerate(completions)
     ]
-    return check(pd.DataFrame(rows), items)
+    return pd.DataFrame(rows)
 
 
 def _row(item: BenchmarkItem, sample: int, text: str, completion: generate.Completion) -> dict:

@@ -103,28 +103,34 @@ def sample(
 ) -> list[list[Completion]]:
     """Sample `copies` completions for each tokenised prompt; result [prompts][copies], in the order given.
 
-    Prompts are sorted by length, so that a batch of `batch_size` completions holds little padding. `on_batch` is
-    called with the number of finished prompts and the new completions.
+    A batch holds at most `batch_size` completions. `on_batch` is called with the number of finished prompts and the
+    new completions.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    rows = max(1, batch_size // copies)
     results: list[list[Completion]] = [[] for _ in prompts]
     generator = torch.Generator(device=model.device).manual_seed(seed)
     was_training = model.training
     model.eval()
     # Float32 adapters over bfloat16 weights: autocast computes both as the training step does, and faster.
     mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
-    for start in range(0, len(order), rows):
-        chosen = order[start : start + rows]
+    done = 0
+    for chosen in batches(prompts, batch_size // copies):
         with mixed:
             batch = _decode(
                 model, tokenizer, [prompts[i] for i in chosen], copies, max_new_tokens, temperature, generator
             )
         for place, i in enumerate(chosen):
             results[i] = batch[place * copies : (place + 1) * copies]
-        on_batch(start + len(chosen), batch)
+        done += len(chosen)
+        on_batch(done, batch)
     model.train(was_training)
     return results
+
+
+def batches(prompts: list[list[int]], size: int) -> list[list[int]]:
+    """The prompts' places in batches of at most `size` (at least one), sorted by length to hold little padding."""
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    size = max(1, size)
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _decode(model, tokenizer, prompts, copies, max_new_tokens, temperature, generator) -> list[Completion]:

@@ -13,10 +13,12 @@ from dereason_utils.profiles import Grpo
 from dereason_utils.shared_prefix import causal_model, shared_prefix
 from dereason_utils.training import (
     checkpoint_settings,
+    draw_order_by_epoch,
     mark_whole,
     progress_callback,
     resume_point,
     stop_on_nan,
+    train_to_end,
     trainable_hash,
 )
 from dereason_utils.verify import is_strictly_right, verify_many
@@ -99,8 +101,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
     with shared_prefix(model, [prompts.tokenise_prompt(q, tokenizer, style) for q in problems["question"]]):
-        trainer.train(resume_from_checkpoint=start)
-    return step_table(trainer.state.log_history)
+        return step_table(train_to_end(trainer, start))
 
 
 def rollout_function(tokenizer, style: str, settings: Grpo, seed: int):
@@ -166,6 +167,9 @@ def grpo_trainer_class():
     from trl import GRPOTrainer
 
     class LeanGRPOTrainer(GRPOTrainer):
+        def _get_train_sampler(self, dataset=None):
+            return draw_order_by_epoch(super()._get_train_sampler(dataset), self.args.data_seed)
+
         def _prepare_inputs(self, generation_batch):
             """Sort each update's rollouts so that equal advantages of zero, and equal lengths, share a micro-batch."""
             before = self._buffered_inputs

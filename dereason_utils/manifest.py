@@ -80,13 +80,18 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         try:
             yield temporary
-            for path in temporary.rglob("*"):
-                _sync(path)
+            sync_folder(temporary)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
             _sync(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until all that the folder holds is on the disk."""
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,10 +12,13 @@ from dereason_utils.profiles import Model, Sft
 from dereason_utils.shared_prefix import shared_prefix
 from dereason_utils.training import (
     checkpoint_settings,
+    draw_order_by_epoch,
     mark_whole,
     progress_callback,
     resume_point,
+    step_timer,
     stop_on_nan,
+    train_to_end,
     trainable_hash,
 )
 
@@ -53,7 +56,7 @@ def train(
     """
     from datasets import Dataset
     from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     start = resume_point(
         folder, settings=settings.model_dump(), examples=examples, seed=seed, weights=trainable_hash(model)
@@ -80,25 +83,35 @@ def train(
         eval_steps=max(1, steps // 4),
         **checkpoint_settings(seed, save_every=max(1, steps // 2), bfloat16=model.dtype == torch.bfloat16),
     )
-    trainer = SFTTrainer(
+    trainer = sft_trainer_class()(
         model=model,
         processing_class=tokenizer,
         args=config,
         train_dataset=Dataset.from_list(examples),
         eval_dataset=Dataset.from_list(validation) if validation else None,
-        callbacks=[mark_whole(), progress_callback("SFT", ("loss",)), stop_on_nan()],
+        callbacks=[step_timer(), mark_whole(), progress_callback("SFT", ("loss",)), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
     with shared_prefix(model, [example["input_ids"] for example in examples]):
-        trainer.train(resume_from_checkpoint=start)
-    return step_table(trainer.state.log_history)
+        return step_table(train_to_end(trainer, start))
+
+
+def sft_trainer_class():
+    """TRL's SFTTrainer with an order of examples that a resumed run draws again (imported late: TRL is slow to load)."""
+    from trl import SFTTrainer
+
+    class ResumableSFTTrainer(SFTTrainer):
+        def _get_train_sampler(self, dataset=None):
+            return draw_order_by_epoch(super()._get_train_sampler(dataset), self.args.data_seed)
+
+    return ResumableSFTTrainer
 
 
 def step_table(history: list[dict]) -> pd.DataFrame:
-    """Tidy learning curve from the trainer's log: one row per step; validation_loss where it was measured."""
+    """Tidy learning curve from the trainer's log: one row per step; validation_loss where it was measured; step_s."""
     rows = {entry["step"]: entry for entry in history if "loss" in entry}
     for entry in history:
         if "eval_loss" in entry and entry["step"] in rows:
             rows[entry["step"]]["validation_loss"] = entry["eval_loss"]
-    columns = ["step", "epoch", "loss", "grad_norm", "learning_rate", "validation_loss"]
+    columns = ["step", "epoch", "loss", "grad_norm", "learning_rate", "validation_loss", "step_s"]
     return pd.DataFrame([rows[step] for step in sorted(rows)]).reindex(columns=columns)

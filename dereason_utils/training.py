@@ -4,7 +4,10 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from pathlib import Path
+
+import pandas as pd
 
 from dereason_utils import manifest, progress
 
@@ -35,17 +38,61 @@ def checkpoint_settings(seed: int, save_every: int, bfloat16: bool) -> dict:
 
 
 def resume_point(folder: Path, **facts) -> str | None:
-    """The checkpoint to go on from, or None for a fresh start.
+    """The checkpoint to go on from, or None for a fresh start; `keep_own` says what the facts are for."""
+    keep_own(folder, **facts)
+    return last_whole_checkpoint(folder)
 
-    facts: everything that the training depends on (settings, data, seed, first weights). Checkpoints in `folder` that
-    were made from other facts are removed: going on from them would mix two experiments.
+
+def keep_own(folder: Path, **facts) -> None:
+    """Empty `folder` unless what it holds was made from the same facts: else two experiments would be mixed.
+
+    facts: everything that the unfinished work depends on (settings, data, seed, weights).
     """
     fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
     mark = folder / _MADE_FROM
     if not mark.is_file() or mark.read_text() != fingerprint:
         shutil.rmtree(folder, ignore_errors=True)
         manifest.write_text(mark, fingerprint)
-    return last_whole_checkpoint(folder)
+
+
+def train_to_end(trainer, start: str | None) -> list[dict]:
+    """Train to the end, from the checkpoint `start` if there is one; returns the log of all steps since the first.
+
+    A training that was stopped after its last step is only loaded: the trainer would add a step to it.
+    """
+    from transformers import TrainerState
+
+    if start is not None:
+        state = TrainerState.load_from_json(str(Path(start) / "trainer_state.json"))
+        if state.global_step >= state.max_steps:
+            trainer._load_from_checkpoint(start)
+            return state.log_history
+    trainer.train(resume_from_checkpoint=start)
+    return trainer.state.log_history
+
+
+def draw_order_by_epoch(sampler, seed: int):
+    """Let a sampler's order depend on (seed, epoch) alone, and return it.
+
+    The libraries' samplers draw epoch after epoch from one stream of random numbers. A run that goes on within a later
+    epoch would draw from the stream's beginning, and see the first epoch's order again.
+    """
+    import torch
+
+    sampler.generator = torch.Generator()
+    sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(seed * 1_000_003 + epoch)
+    return sampler
+
+
+def write_curve(folder: Path, curve: pd.DataFrame) -> list[str]:
+    """Write a training curve as steps.csv and its times, the columns named ..._s, as timing.csv; returns the names.
+
+    Apart, because the same seed gives the same steps.csv byte for byte, interrupted or not, and never the same times.
+    """
+    times = [name for name in curve.columns if name.endswith("_s")]
+    manifest.write_table(folder / "steps.csv", curve.drop(columns=times))
+    manifest.write_table(folder / "timing.csv", curve[["step", *times]])
+    return ["steps.csv", "timing.csv"]
 
 
 def trainable_hash(model) -> str:
@@ -76,7 +123,8 @@ def mark_whole():
     class MarkWhole(TrainerCallback):
         def on_save(self, args, state, control, **_):
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (checkpoint / _WHOLE).write_text(json.dumps({"step": state.global_step}))
+            manifest.sync_folder(checkpoint)  # the mark must not reach the disk before what it vouches for
+            manifest.write_text(checkpoint / _WHOLE, json.dumps({"step": state.global_step}))
 
     return MarkWhole()
 
@@ -97,6 +145,21 @@ def progress_callback(label: str, shown: tuple[str, ...]):
             self.bar.update(state.global_step, facts)
 
     return Progress()
+
+
+def step_timer():
+    """A trainer callback that logs each step's seconds as step_s (GRPOTrainer has its own clock)."""
+    from transformers import TrainerCallback
+
+    class StepTimer(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            self.began = time.perf_counter()
+
+        def on_log(self, args, state, control, logs=None, **_):
+            if "loss" in (logs or {}):
+                state.log_history[-1]["step_s"] = time.perf_counter() - self.began
+
+    return StepTimer()
 
 
 def stop_on_nan():

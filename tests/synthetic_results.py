@@ -83,9 +83,6 @@ def grpo_steps(arm: str, seed: int, steps: int) -> pd.DataFrame:
             "grad_norm": 0.5,
             "loss": 0.0,
             "learning_rate": 6e-5,
-            "rollout_s": 20.0,
-            "update_s": 10.0,
-            "rollout_tokens_per_s": 600.0,
         }
     )
 
@@ -104,7 +101,6 @@ def sft_steps(arm: str, seed: int, steps: int) -> pd.DataFrame:
             "grad_norm": 1.0,
             "learning_rate": 3e-4,
             "validation_loss": np.where(measured, loss + 0.03, np.nan),
-            "tokens_per_s": 450.0,
         }
     )
 

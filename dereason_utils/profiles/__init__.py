@@ -162,6 +162,9 @@ class Profile(Section):
             raise ValueError(
                 "grpo: prompts_per_step x group_size is not a multiple of updates_per_step x micro_batch_size"
             )
+        if self.grpo.save_every % self.grpo.updates_per_step:
+            # Between two updates on the same rollouts a checkpoint would lack the rollouts.
+            raise ValueError("grpo: save_every is not a multiple of updates_per_step")
         if self.sft.batch_size % self.sft.micro_batch_size:
             raise ValueError("sft: batch_size is not a multiple of micro_batch_size")
         return self
