@@ -97,7 +97,8 @@ def train(
         callbacks=[mark_whole(), progress_callback("GRPO", ("reward", "entropy_sampled")), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
-    trainer.train(resume_from_checkpoint=start)
+    with manifest.disk_errors(folder / "checkpoint"):
+        trainer.train(resume_from_checkpoint=start)
     return step_table(trainer.state.log_history)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from dereason_utils import prompts
+from dereason_utils import manifest, prompts
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Model, Sft
 from dereason_utils.training import (
@@ -88,7 +88,8 @@ def train(
         callbacks=[mark_whole(), progress_callback("SFT", ("loss",)), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
-    trainer.train(resume_from_checkpoint=start)
+    with manifest.disk_errors(folder / "checkpoint"):
+        trainer.train(resume_from_checkpoint=start)
     return step_table(trainer.state.log_history)
 
 

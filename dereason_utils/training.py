@@ -20,6 +20,7 @@ def checkpoint_settings(seed: int, save_every: int, bfloat16: bool) -> dict:
         "seed": seed,
         "data_seed": seed,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would log the mean of earlier losses instead, and nobody would stop
         "save_strategy": "steps",
         "save_steps": save_every,
         "save_total_limit": 2,
@@ -64,9 +65,18 @@ def discard(folder: Path) -> None:
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint whose writing had finished, or None. Half-written ones are never chosen."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{_WHOLE}")]
+    """The newest checkpoint whose writing had finished, or None. Half-written and cut ones are never chosen."""
+    whole = [mark.parent for mark in folder.glob(f"checkpoint-*/{_WHOLE}") if _is_uncut(mark)]
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+def _is_uncut(mark: Path) -> bool:
+    """Whether the checkpoint's files still have the sizes that its mark gives them."""
+    files = json.loads(mark.read_text()).get("bytes", {})
+    return all(
+        (mark.parent / name).is_file() and (mark.parent / name).stat().st_size == size
+        for name, size in files.items()
+    )
 
 
 def mark_whole():
@@ -76,7 +86,8 @@ def mark_whole():
     class MarkWhole(TrainerCallback):
         def on_save(self, args, state, control, **_):
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (checkpoint / _WHOLE).write_text(json.dumps({"step": state.global_step}))
+            sizes = {path.name: path.stat().st_size for path in checkpoint.iterdir() if path.is_file()}
+            manifest.write_text(checkpoint / _WHOLE, json.dumps({"step": state.global_step, "bytes": sizes}))
 
     return MarkWhole()
 
@@ -100,17 +111,22 @@ def progress_callback(label: str, shown: tuple[str, ...]):
 
 
 def stop_on_nan():
-    """A trainer callback that ends training with an error as soon as a loss is not a number."""
+    """A trainer callback that ends training as soon as a loss, gradient or reward is no number.
+
+    A step is logged before its checkpoint is written, so what it broke is never saved.
+    """
     from transformers import TrainerCallback
 
     from dereason_utils.errors import InputError
 
     class StopOnNan(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **_):
-            loss = (logs or {}).get("loss")
-            if loss is not None and not math.isfinite(loss):
-                raise InputError(
-                    f"The loss is {loss} at step {state.global_step}: lower the learning rate; the last whole checkpoint is kept."
-                )
+            for name in ("loss", "grad_norm", "reward"):
+                value = (logs or {}).get(name)
+                if value is not None and not math.isfinite(value):
+                    raise InputError(
+                        f"{name} is {value} at step {state.global_step}: lower the learning rate; the last whole "
+                        "checkpoint is kept."
+                    )
 
     return StopOnNan()
