@@ -18,7 +18,8 @@ from dereason_utils.profiles import Judge
 from dereason_utils.schema import Problem
 
 RATING = "ReasoningRequired:"
-_RATING_LINE = re.compile(r"^\W*ReasoningRequired\W*:\W*([1-5])\W*$", re.MULTILINE)
+# Possessive: a reply of a hundred thousand blank lines or colons is read in one pass.
+_RATING_LINE = re.compile(r"^[^\w\n]*+ReasoningRequired[^\w:]*+:\W*+([1-5])[^\w\n]*+$", re.MULTILINE)
 
 
 def rubric(steps: int) -> int:

@@ -12,6 +12,7 @@ from dereason_utils.benchmarks import BenchmarkItem
 from dereason_utils.profiles import Model
 from dereason_utils.verify.model_verifier import Generate, judge_equivalence
 
+MAX_LENGTH = 2048  # tokens of request and reply together, whatever the policy's limit is
 MAX_REPLY = 512  # tokens; a general verifier reasons before it decides
 LOGGED = ["benchmark", "item_id", "sample", "gold", "extracted", "verdict", "reason"]
 UNDECIDED = "undecided"
@@ -21,8 +22,11 @@ def load(name: str, policy: Model):
     """(model, tokenizer, its settings) of `eval.model_verifier`: a model's name, or a hub id as name@commit."""
     name, _, revision = name.partition("@")
     settings = policy.model_copy(
-        update={"name": name, "revision": revision or None, "full_finetuning": False, "prompt_style": "chat"}
-    )
+        update={
+            "name": name, "revision": revision or None, "max_length": MAX_LENGTH, "full_finetuning": False,
+            "prompt_style": "chat",
+        }
+    )  # fmt: skip
     model, tokenizer = models.load_policy(models.locate(settings), settings, 0, train=False)
     style = "chat" if tokenizer.chat_template else "plain"
     return model, tokenizer, settings.model_copy(update={"prompt_style": style})
@@ -31,7 +35,7 @@ def load(name: str, policy: Model):
 def replies(model, tokenizer, settings: Model, max_reply: int = MAX_REPLY) -> Generate:
     """The function that `judge_equivalence` asks: greedy replies; empty where prompt and reply would not fit."""
 
-    def ask(requests: list[str]) -> list[str]:
+    def answer(requests: list[str]) -> list[str]:
         turns = [[{"role": "user", "content": request}] for request in requests]
         texts = [prompts.render(turn, tokenizer, settings.prompt_style) for turn in turns]
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
@@ -45,10 +49,10 @@ def replies(model, tokenizer, settings: Model, max_reply: int = MAX_REPLY) -> Ge
             for i in range(len(ids))
         ]
 
-    return ask
+    return answer
 
 
-def ask(rows: pd.DataFrame, items: Sequence[BenchmarkItem], generate: Generate) -> pd.DataFrame:
+def ask(rows: pd.DataFrame, items: Sequence[BenchmarkItem], answer: Generate) -> pd.DataFrame:
     """Every extracted answer with both verdicts; columns LOGGED, model, model_reason, reply.
 
     rows: of `evaluate.evaluate`. `model` is correct, incorrect or undecided (a reply that cannot be read). What the
@@ -60,7 +64,7 @@ def ask(rows: pd.DataFrame, items: Sequence[BenchmarkItem], generate: Generate) 
         (questions[row.item_id], row.gold, row.extracted)
         for row in asked[["item_id", "gold", "extracted"]].itertuples()
     ]
-    judgements = judge_equivalence(triples, generate)
+    judgements = judge_equivalence(triples, answer)
     words = {True: "correct", False: "incorrect", None: UNDECIDED}
     return asked[LOGGED].assign(
         model=[words[judgement.equivalent] for judgement in judgements],
