@@ -32,8 +32,8 @@ def build(folder: Path, chat: bool = False) -> Path:
     # The output layer stays as it is drawn, so it must be drawn wide enough for a tuned adapter to be sure of a token.
     config = LlamaConfig(
         vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=2048, initializer_range=0.2, bos_token_id=None, eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
+        num_key_value_heads=1, max_position_embeddings=2048, initializer_range=0.2,
+        bos_token_id=None, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     model.generation_config.eos_token_id = words.eos_token_id
