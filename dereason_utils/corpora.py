@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from dereason_utils import mini_stem
+from dereason_utils import mini_stem, schema
 from dereason_utils.profiles import Corpus
 from dereason_utils.schema import Problem
 
@@ -19,7 +19,8 @@ def load(settings: Corpus) -> pd.DataFrame:
         for split, size in sizes.items()
         for problem in mini_stem.generate(split, size, settings.seed, steps, families)
     ]
-    return pd.DataFrame(rows)[COLUMNS]
+    where = f"The corpus {settings.name} (seed {settings.seed})"
+    return schema.check(pd.DataFrame(rows), where, COLUMNS, "change corpus.seed or its sizes")[COLUMNS]
 
 
 def problems(rows: pd.DataFrame) -> list[Problem]:

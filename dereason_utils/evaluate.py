@@ -9,8 +9,10 @@ import pandas as pd
 
 from dereason_utils import generate, manifest, progress, prompts, stats, training
 from dereason_utils.benchmarks import BenchmarkItem
-from dereason_utils.profiles import Eval
+from dereason_utils.profiles import Eval, Model
 from dereason_utils.verify import verify_many
+
+TOO_LONG = "too long"  # the reason of rows whose prompt leaves no room for a completion
 
 
 def evaluate(model, tokenizer, items: Sequence[BenchmarkItem], style: str, settings: Eval, folder: Path,
@@ -62,6 +64,30 @@ def _sample(model, tokenizer, items, ids, settings: Eval, number: int) -> pd.Dat
     return pd.DataFrame(rows)
 
 
+def askable(
+    items: Sequence[BenchmarkItem], tokenizer, model: Model, settings: Eval
+) -> tuple[list[BenchmarkItem], list[BenchmarkItem]]:
+    """(items whose prompt leaves room for a whole completion, items that are too long and must not be cut)."""
+    questions = [item.problem.question for item in items]
+    fits = prompts.fitting(questions, tokenizer, model, settings.max_completion)
+    asked = [item for item, fit in zip(items, fits, strict=True) if fit]
+    return asked, [item for item, fit in zip(items, fits, strict=True) if not fit]
+
+
+def with_too_long(rows: pd.DataFrame, too_long: Sequence[BenchmarkItem], samples: int) -> pd.DataFrame:
+    """The rows of `evaluate`, and rows with the reason 'too long' for items that no completion was drawn for.
+
+    Such an item counts as wrong for every arm, and is counted apart from answers that cannot be found.
+    """
+    nothing = generate.Completion([], True, 0.0)
+    unasked = [_row(item, number, "", nothing) for item in too_long for number in range(samples)]
+    if not unasked:
+        return rows
+    verdict = {"extracted": None, "verdict": "incorrect", "reason": TOO_LONG, "correct": False}
+    table = pd.DataFrame(unasked).assign(**verdict, parse_failure=False)
+    return pd.concat([rows, table], ignore_index=True)
+
+
 def _row(item: BenchmarkItem, sample: int, text: str, completion: generate.Completion) -> dict:
     """One unchecked row of items.parquet."""
     problem = item.problem
@@ -92,7 +118,7 @@ def check(rows: pd.DataFrame, items: Sequence[BenchmarkItem]) -> pd.DataFrame:
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per benchmark: items, pass@1, maj@k (k = samples per item), parse failures, truncated, mean tokens."""
+    """One row per benchmark: items, pass@1, maj@k (k = samples per item), parse failures, too long, truncated, tokens."""
     summary = []
     for benchmark, part in rows.groupby("benchmark", sort=False):
         scorable = part[part["verdict"] != "unscorable"]
@@ -104,8 +130,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
             {
                 "benchmark": benchmark, "items": part["item_id"].nunique(), "samples": part["sample"].nunique(),
                 "pass@1": scorable["correct"].mean(), "maj@k": float(np.mean(votes)),
-                "parse_failures": part["parse_failure"].mean(), "truncated": part["truncated"].mean(),
-                "tokens": part["tokens"].mean(),
+                "parse_failures": part["parse_failure"].mean(), "too_long": (part["reason"] == TOO_LONG).mean(),
+                "truncated": part["truncated"].mean(), "tokens": part["tokens"].mean(),
             }
         )  # fmt: skip
     return pd.DataFrame(summary)

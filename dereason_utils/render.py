@@ -175,21 +175,22 @@ def cost_line(results_folder: Path) -> str:
 
 def render_readme(readme: Path, table1: Path) -> None:
     """Put the table between the README's markers. Raises InputError where they are missing."""
-    before, after = _around(readme)
+    before, after = around(readme, BEGIN, END)
     manifest.write_text(readme, before + readme_block(table1) + after)
 
 
 def readme_is_current(readme: Path, table1: Path) -> bool:
     """Whether the README shows exactly what table1.csv holds."""
-    before, after = _around(readme)
+    before, after = around(readme, BEGIN, END)
     return readme.read_text(encoding="utf-8") == before + readme_block(table1) + after
 
 
-def _around(readme: Path) -> tuple[str, str]:
+def around(readme: Path, begin: str, end: str) -> tuple[str, str]:
+    """What stands before and behind two marker lines. Raises InputError where they are missing."""
     text = readme.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise InputError(f"{readme} must hold the line {BEGIN} once and {END} once, in this order.")
-    return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
+        raise InputError(f"{readme} must hold the line {begin} once and {end} once, in this order.")
+    return text[: text.index(begin)], text[text.index(end) + len(end) :]
 
 
 def _number_or_dash(value: float) -> str:

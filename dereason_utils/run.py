@@ -4,6 +4,7 @@
 
 Everything that can be checked is checked before a kernel starts. A step has succeeded only if its last cell
 wrote the manifest during this run: papermill also calls a notebook complete whose kernel was killed.
+No cell has a time limit, because a stage may take days: a kernel that hangs is ended by Ctrl-C.
 """
 
 import argparse

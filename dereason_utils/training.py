@@ -23,6 +23,7 @@ def checkpoint_settings(seed: int, save_every: int, bfloat16: bool) -> dict:
         "seed": seed,
         "data_seed": seed,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would log the mean of earlier losses instead, and nobody would stop
         "save_strategy": "steps",
         "save_steps": save_every,
         "save_total_limit": 2,
@@ -67,7 +68,8 @@ def train_to_end(trainer, start: str | None) -> list[dict]:
         if state.global_step >= state.max_steps:
             trainer._load_from_checkpoint(start)
             return state.log_history
-    trainer.train(resume_from_checkpoint=start)
+    with manifest.disk_errors(Path(trainer.args.output_dir) / "checkpoint"):
+        trainer.train(resume_from_checkpoint=start)
     return trainer.state.log_history
 
 
@@ -111,9 +113,18 @@ def discard(folder: Path) -> None:
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint whose writing had finished, or None. Half-written ones are never chosen."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{_WHOLE}")]
+    """The newest checkpoint whose writing had finished, or None. Half-written and cut ones are never chosen."""
+    whole = [mark.parent for mark in folder.glob(f"checkpoint-*/{_WHOLE}") if _is_uncut(mark)]
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+def _is_uncut(mark: Path) -> bool:
+    """Whether the checkpoint's files still have the sizes that its mark gives them."""
+    files = json.loads(mark.read_text()).get("bytes", {})
+    return all(
+        (mark.parent / name).is_file() and (mark.parent / name).stat().st_size == size
+        for name, size in files.items()
+    )
 
 
 def mark_whole():
@@ -124,7 +135,8 @@ def mark_whole():
         def on_save(self, args, state, control, **_):
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             manifest.sync_folder(checkpoint)  # the mark must not reach the disk before what it vouches for
-            manifest.write_text(checkpoint / _WHOLE, json.dumps({"step": state.global_step}))
+            sizes = {path.name: path.stat().st_size for path in checkpoint.iterdir() if path.is_file()}
+            manifest.write_text(checkpoint / _WHOLE, json.dumps({"step": state.global_step, "bytes": sizes}))
 
     return MarkWhole()
 
@@ -163,17 +175,22 @@ def step_timer():
 
 
 def stop_on_nan():
-    """A trainer callback that ends training with an error as soon as a loss is not a number."""
+    """A trainer callback that ends training as soon as a loss, gradient or reward is no number.
+
+    A step is logged before its checkpoint is written, so what it broke is never saved.
+    """
     from transformers import TrainerCallback
 
     from dereason_utils.errors import InputError
 
     class StopOnNan(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **_):
-            loss = (logs or {}).get("loss")
-            if loss is not None and not math.isfinite(loss):
-                raise InputError(
-                    f"The loss is {loss} at step {state.global_step}: lower the learning rate; the last whole checkpoint is kept."
-                )
+            for name in ("loss", "grad_norm", "reward"):
+                value = (logs or {}).get(name)
+                if value is not None and not math.isfinite(value):
+                    raise InputError(
+                        f"{name} is {value} at step {state.global_step}: lower the learning rate; the last whole "
+                        "checkpoint is kept."
+                    )
 
     return StopOnNan()

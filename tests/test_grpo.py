@@ -20,6 +20,7 @@ def test_rewards_are_what_the_checker_says():
     assert values == [1.0, 0.0, 0.0, 1.0]
 
 
+@pytest.mark.fault
 def test_unscorable_gold_gives_no_signal():
     assert grpo.rewards(rows(""), ["\\boxed{7}"]) == [None]
 
@@ -79,6 +80,7 @@ def test_step_table_separates_rollout_and_update_time():
     assert table["update_s"][0] == pytest.approx(2.0) and table["reward"][0] == 0.25
 
 
+@pytest.mark.fault
 def test_missing_rollouts_are_named(tmp_path):
     (tmp_path / "rollouts").mkdir()
     pd.DataFrame({"step": [1]}).to_parquet(tmp_path / "rollouts" / "step-00001.parquet")

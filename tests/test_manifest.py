@@ -61,6 +61,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["adapter"]
 
 
+@pytest.mark.fault
 def test_a_full_disk_is_told_in_one_sentence(tmp_path):
     path = tmp_path / "a.txt"
     manifest.write_text(path, "old")
@@ -74,6 +75,7 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path):
     assert path.read_text() == "old"
 
 
+@pytest.mark.fault
 def test_a_read_only_place_is_told_in_one_sentence(tmp_path):
     with pytest.raises(InputError, match="cannot be written"), manifest.disk_errors(tmp_path / "x"):
         raise OSError(errno.EROFS, "Read-only file system")
@@ -128,6 +130,7 @@ def test_a_step_that_begins_again_is_not_done():
     manifest.release(step.folder)
 
 
+@pytest.mark.fault
 def test_a_promised_output_that_is_missing_is_not_done(results):
     with pytest.raises(InputError, match="promised"):
         manifest.finish(begin(), outputs=["nothing.csv"])
@@ -142,6 +145,7 @@ def test_begin_removes_what_killed_runs_left(results):
     assert sorted(os.listdir(begin().folder)) == [".lock", "checkpoints"]
 
 
+@pytest.mark.fault
 def test_require_names_the_command_that_makes_the_step():
     with pytest.raises(InputError) as error:
         manifest.require("cpu", "04_grpo", "dereason", 1)
@@ -181,6 +185,7 @@ def _other_step(folder):
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 5'))
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -208,6 +213,7 @@ def test_require_can_look_at_single_outputs():
         manifest.require("cpu", *KEY, outputs=["b.txt"])
 
 
+@pytest.mark.fault
 def test_results_of_another_format_version_are_left_alone():
     path = make_step().folder / "manifest.json"
     other = json.dumps({"format_version": 99, "whatever": 1})
@@ -218,6 +224,7 @@ def test_results_of_another_format_version_are_left_alone():
     assert path.read_text() == other
 
 
+@pytest.mark.fault
 def test_too_little_disk_is_refused_before_anything_is_removed():
     folder = make_step().folder
     with pytest.raises(InputError, match=r"needs 1000000000\.0 GB of free disk"):
@@ -225,6 +232,7 @@ def test_too_little_disk_is_refused_before_anything_is_removed():
     assert (folder / "manifest.json").exists()
 
 
+@pytest.mark.fault
 def test_a_results_folder_that_cannot_be_made(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path / "file"))
@@ -232,6 +240,7 @@ def test_a_results_folder_that_cannot_be_made(tmp_path, monkeypatch):
         begin()
 
 
+@pytest.mark.fault
 def test_a_read_only_results_folder(tmp_path, monkeypatch):
     folder = Path("/sys/kernel")  # where not even root may write
     if os.geteuid() != 0:
@@ -251,6 +260,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.fault
 def test_a_second_run_on_one_folder_refuses_until_the_first_is_dead():
     with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, cwd=paths.REPO) as first:
         assert first.stdout.readline() == b"held\n"
@@ -260,6 +270,7 @@ def test_a_second_run_on_one_folder_refuses_until_the_first_is_dead():
     assert begin().seed == 0
 
 
+@pytest.mark.fault
 def test_a_worker_that_outlives_its_step_does_not_hold_the_folder():
     fork = "import os\nstep.folder\nif os.fork() == 0:\n    time.sleep(5)\n    os._exit(0)\nos._exit(0)"
     subprocess.run([sys.executable, "-c", HOLD.replace("time.sleep(60)", fork)], cwd=paths.REPO, check=True)

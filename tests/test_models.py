@@ -9,6 +9,7 @@ from dereason_utils import models
 from dereason_utils.errors import InputError
 
 
+@pytest.mark.fault
 def test_offline_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("DEREASON_CACHE", str(tmp_path / "cache"))
     for name, value in {
@@ -23,12 +24,14 @@ def test_offline_is_one_sentence(tmp_path, monkeypatch):
     assert models.cached(models.SMOLLM2) is None
 
 
+@pytest.mark.fault
 def test_damaged_download_is_refused(tmp_path):
     (tmp_path / "model.whl").write_bytes(b"not a wheel")
     with pytest.raises(InputError, match="damaged"):
         models._check_hash(tmp_path / "model.whl", models.SMOLLM2_WHEEL_SHA256)
 
 
+@pytest.mark.fault
 def test_a_failed_build_leaves_nothing_that_counts_as_a_model(tmp_path, monkeypatch):
     monkeypatch.setenv("DEREASON_CACHE", str(tmp_path))
 
@@ -48,6 +51,7 @@ def test_a_built_model_is_found_with_the_hashes_of_its_files(tmp_path, monkeypat
     assert "weights" in (folder / models._READY).read_text()
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("end", "pad", "says"), [(None, 1, "no end token"), (2, 2, "padding"), (2, None, "padding")]
 )
@@ -58,6 +62,6 @@ def test_tokens_that_would_hide_the_end_are_refused(end, pad, says):
 
 
 def test_locating_a_hub_model_needs_no_network():
-    settings = SimpleNamespace(name="some/model")
+    settings = SimpleNamespace(name="some/model", revision="0123456789" * 4)
     assert models.locate(settings) == "some/model"
     assert "vllm" not in sys.modules

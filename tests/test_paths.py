@@ -28,6 +28,7 @@ def test_layout(roots, step, folder, notebook):
     assert paths.run_notebook_path("cpu", *step) == roots / "runs" / notebook
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "step",
     [
@@ -49,6 +50,7 @@ def test_impossible_steps_are_refused(step):
         paths.step_dir("cpu", *step)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["..", "", "a/b", "/etc", "Cpu", None, "x" * 100])
 def test_profile_names_cannot_leave_the_results(name):
     with pytest.raises(InputError):

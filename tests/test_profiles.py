@@ -33,6 +33,7 @@ def test_override_replaces_one_value_and_is_ours():
     assert profiles.load("cpu").split.threshold == 3
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("name", "overrides", "says"),
     [
@@ -53,6 +54,7 @@ def test_bad_values_say_what_and_where(name, overrides, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fault
 def test_value_without_a_source_tag_is_refused(tmp_path, monkeypatch):
     text = (profiles.FOLDER / "cpu.yaml").read_text().replace("threshold: !paper 3", "threshold: 3")
     (tmp_path / "odd.yaml").write_text(text)

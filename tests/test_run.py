@@ -60,6 +60,7 @@ def test_a_good_step(roots, capfd):
     assert left_over(roots) == []
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("fixture", "sentence"),
     [
@@ -88,6 +89,7 @@ def test_a_failed_step_says_why_and_does_not_count_as_done(roots, capfd, fixture
     assert left_over(roots) == []
 
 
+@pytest.mark.fault
 def test_a_manifest_of_an_earlier_run_proves_nothing(roots, capfd):
     use(roots, "good")
     path = roots / "notebooks" / "02_split.ipynb"
@@ -99,6 +101,7 @@ def test_a_manifest_of_an_earlier_run_proves_nothing(roots, capfd):
     assert "ended without writing its manifest" in capfd.readouterr().err
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -132,6 +135,7 @@ def test_bad_words_are_refused_before_a_kernel_starts(roots, capsys, monkeypatch
     assert not (roots / "runs").exists()
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("fixture", "declared"),
     [("mistyped_parameter", "profile: str, sede: int"), ("wrong_type", "profile: str, seed: str")],
@@ -143,11 +147,13 @@ def test_the_parameters_cell_is_checked_before_a_kernel_starts(roots, capsys, mo
     assert f"declares overrides: dict, {declared}" in capsys.readouterr().err
 
 
+@pytest.mark.fault
 def test_a_missing_notebook(roots, capsys):
     assert run.main(STEP) == 2
     assert "02_split.ipynb is missing" in capsys.readouterr().err
 
 
+@pytest.mark.fault
 def test_a_folder_in_use_is_left_alone(roots, capfd, monkeypatch):
     use(roots, "good")
     held = paths.step_dir("smoke", "02_split", seed=0)
@@ -160,6 +166,7 @@ def test_a_folder_in_use_is_left_alone(roots, capfd, monkeypatch):
     assert "Another run is writing to" in capfd.readouterr().err
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_ends_at_once_with_all_its_processes(roots, number):
     use(roots, "sleeps")
@@ -177,6 +184,7 @@ def test_a_stopped_run_ends_at_once_with_all_its_processes(roots, number):
     assert run.main(STEP) == 0
 
 
+@pytest.mark.fault
 def test_a_killed_runner_takes_its_kernel_along(roots):
     use(roots, "sleeps")
     child, kernel = _start_sleeping(roots, runner := _runner(subprocess.DEVNULL))
@@ -188,6 +196,7 @@ def test_a_killed_runner_takes_its_kernel_along(roots):
     os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.fault
 def test_a_step_stops_with_its_workflow_engine(roots):
     use(roots, "sleeps")
     line = [sys.executable, "-m", "dereason_utils.run", "--with-parent", *STEP]

@@ -30,18 +30,21 @@ def test_loss_covers_the_completion_and_its_end_token_only(tokenizer):
         assert example["input_ids"][: len(prompt)] == prompt
 
 
+@pytest.mark.fault
 def test_long_examples_are_dropped_and_counted_never_cut(tokenizer):
     rows = pd.concat([ROWS, pd.DataFrame({"question": ["How many?"], "response": ["1 + 1 = 2. " * 200]})])
     examples, dropped = sft.tokenise(rows, tokenizer, SETTINGS)
     assert (len(examples), dropped) == (2, 1)
 
 
+@pytest.mark.fault
 def test_nothing_left_is_an_error(tokenizer):
     short = SETTINGS.model_copy(update={"max_length": 5})
     with pytest.raises(InputError, match="model.max_length = 5"):
         sft.tokenise(ROWS, tokenizer, short)
 
 
+@pytest.mark.fault
 def test_an_end_token_in_the_teachers_text_does_not_end_the_example(tokenizer):
     rows = pd.DataFrame({"question": ["How many?"], "response": ["7<end> and more \\boxed{7}"]})
     (example,), _ = sft.tokenise(rows, tokenizer, SETTINGS)

@@ -63,12 +63,14 @@ def test_sizes_count_overlap_and_subjects(selections):
     assert table.loc["dereason", "sft_mathematics"] == (easy["subject"] == "mathematics").mean()
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("scores", [[1, 2, 3], [4, 5]])
 def test_an_empty_side_is_refused(scores):
     with pytest.raises(InputError, match="empty side"):
         split.select(pool(scores), 3, 0)
 
 
+@pytest.mark.fault
 def test_unknown_arm_is_named(selections):
     with pytest.raises(InputError, match="Unknown arm 'dereson'"):
         split.arm_sets(selections, "dereson")

@@ -18,6 +18,7 @@ def checkpoint(folder, step, whole=True):
     return str(path)
 
 
+@pytest.mark.fault
 def test_the_newest_whole_checkpoint_is_chosen_never_a_half_written_one(tmp_path):
     checkpoint(tmp_path, 2)
     newest_whole = checkpoint(tmp_path, 10)
@@ -47,6 +48,7 @@ def test_hash_of_trainable_weights_ignores_frozen_ones():
     assert training.trainable_hash(model) != before
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_training(loss):
     state = type("State", (), {"global_step": 3})

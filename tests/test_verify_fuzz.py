@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from dereason_utils.judge import parse_rating
 from dereason_utils.verify import extract_answer, verify
 from dereason_utils.verify.algebra import parse
 from dereason_utils.verify.lexer import NotMath
@@ -185,6 +186,33 @@ def test_verifier_texts_never_fail(text):
     assert build_prompt(text, text, text).count("###") == 3
     assert parse_decision(text) in (True, False, None)
     assert refusal("gold", text) in (None, "limit", "injection")
+
+
+RATINGS = st.sampled_from(
+    ["ReasoningRequired", "ReasoningRequired:", ":", "3", "7", "<4>", "\n", " ", "**", "٣", "x"]
+)
+
+
+@MANY
+@given(st.one_of(st.text(max_size=80), st.lists(RATINGS, max_size=12).map("".join)))
+@example("ReasoningRequired:\n4")
+@example("ReasoningRequired: ٣")
+def test_a_rating_is_one_to_five_or_none(text):
+    rating = parse_rating(text)
+    assert rating is None or (rating in range(1, 6) and str(rating) in text and "ReasoningRequired" in text)
+    assert parse_rating(f"{text}\nReasoningRequired: 2") == 2
+
+
+@pytest.mark.parametrize(
+    "run", ["\n", ":", " ", "*", "ReasoningRequired:", "ReasoningRequired", "Final Decision: "]
+)
+def test_long_runs_are_read_in_one_pass(run):
+    text = run * (200_000 // len(run))
+    begun = time.process_time()
+    for shown in (text, f"ReasoningRequired{text}", f"Final Decision{text}x"):
+        assert parse_rating(shown) is None
+        assert parse_decision(shown) is None
+    assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize("name", ["answer", "limit"])

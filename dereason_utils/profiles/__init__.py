@@ -131,6 +131,7 @@ class Eval(Section):
     batch_size: PositiveInt
     reasoning_gym_size: PositiveInt
     seed: NonNegativeInt
+    model_verifier: str | None  # a model's name as for policies, a hub id as name@commit; null: rules alone
 
     @pydantic.model_validator(mode="after")
     def _greedy_once(self):

@@ -1,4 +1,8 @@
-"""Measure the checker on a table of cases, beside plain math-verify: `python -m dereason_utils.verify.report tests/verify_cases.jsonl`.
+"""Measure the checker on a table of cases, beside plain math-verify.
+
+    python -m dereason_utils.verify.report tests/verify_cases.jsonl [results/robustness/checker.csv]
+
+The CSV file, a row per checker, is what the README's table of robustness is made from. Measure on an idle machine.
 
 The table is JSON lines with the keys group, hostile, question, gold, response, answer_type, expected, why. A gold answer or
 response may be a list of parts, where a part [text, n] stands for n repetitions. The group 'gap' holds right answers that the
@@ -14,6 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from .. import manifest
 from ..errors import InputError
 from . import close, verify
 
@@ -133,10 +140,13 @@ def report(path: str | Path) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Print the report as a Markdown table."""
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m dereason_utils.verify.report CASES.jsonl")
+    """Print the report as a Markdown table and, if a file is named, write it as CSV."""
+    if len(sys.argv) not in (2, 3):
+        raise SystemExit("usage: python -m dereason_utils.verify.report CASES.jsonl [OUT.csv]")
     columns = report(sys.argv[1])
+    if len(sys.argv) == 3:
+        table = pd.DataFrame(columns).T.rename_axis("checker").reset_index()
+        manifest.write_table(Path(sys.argv[2]), table.round(4))
     print("|  | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns))
     for name in columns["dereason_utils.verify"]:
         cells = [
