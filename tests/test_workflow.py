@@ -4,14 +4,17 @@ import ast
 import importlib.metadata
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import yaml
 
@@ -151,11 +154,23 @@ def test_plots_are_no_part_of_training_and_training_is_no_part_of_plots():
 # ---- the engine ----
 
 
-def snakemake(roots, *words, arms=ARMS, profile="smoke", quiet="all"):
+def engine_line(roots, *words, arms=ARMS, profile="smoke", quiet="all"):
     flags = re.search(r"-m snakemake (.*)", (paths.REPO / "Makefile").read_text())[1].split()
     overrides = "overrides=" + json.dumps({"arms": arms})
     line = [sys.executable, "-m", "snakemake", *flags, "--quiet", quiet, "--directory", roots]
-    line += ["--snakefile", paths.REPO / "Snakefile", *words, "--config", f"profile={profile}", overrides]
+    return [
+        *line,
+        "--snakefile",
+        paths.REPO / "Snakefile",
+        *words,
+        "--config",
+        f"profile={profile}",
+        overrides,
+    ]
+
+
+def snakemake(roots, *words, **changes):
+    line = engine_line(roots, *words, **changes)
     begun = time.monotonic()
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
     steps = re.findall(r"^=== (.*?)  \|", done.stdout, flags=re.MULTILINE)
@@ -218,6 +233,31 @@ def test_the_engine_runs_what_is_out_of_date_and_nothing_else(roots):
     (roots / "results" / "smoke" / "01_score" / "problems.parquet").unlink()
     done = snakemake(roots, "--dry-run", quiet="host")[0]
     assert re.search(rf"^total\s+{len(all_steps) + 1}$", done.stdout, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("program", ["snakemake", "make"])
+def test_ctrl_c_ends_everything_within_ten_seconds_and_says_how_to_go_on(roots, program):
+    edit(roots / "notebooks" / "02_split.ipynb", "print(", "import time; time.sleep(600); print(")
+    line = engine_line(roots)
+    if program == "make":  # with this environment in place of the one that it would set up
+        flags = f"SNAKEMAKE_FLAGS=--quiet all --directory {roots} --snakefile {paths.REPO / 'Snakefile'}"
+        line = ["make", "reproduce", "PROFILE=smoke", f"PY={sys.executable}", f"STAMP={__file__}", flags]
+    pipe = subprocess.PIPE
+    run = subprocess.Popen(line, cwd=paths.REPO, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    works = paths.step_dir("smoke", "02_split", seed=0)
+    while not (works / manifest.LOCK).exists():
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.1)
+    started = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+    begun = time.monotonic()
+    os.killpg(run.pid, signal.SIGINT)  # what a terminal does: to every process in the foreground
+    output, error = run.communicate(timeout=30)
+    assert time.monotonic() - begun < 10
+    assert psutil.wait_procs(started, timeout=0.5)[1] == []
+    assert run.returncode != 0
+    sentence = "Stopped. Give the same command again to go on from the last checkpoint."
+    assert (output + error).count(sentence) == 1
+    assert "Traceback" not in output + error
 
 
 def test_a_dry_run_lists_every_step_of_the_profile_and_writes_nothing(roots):
