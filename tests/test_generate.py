@@ -42,6 +42,12 @@ def test_greedy_equals_transformers_generate_whatever_the_batch(model, tokenizer
             assert ours.tokens == theirs.tolist()
 
 
+def test_a_cache_that_runs_out_of_room_grows(model, tokenizer, monkeypatch):
+    plain = run(model, tokenizer, temperature=1.0, copies=3, max_new_tokens=20)
+    monkeypatch.setattr(generate.RoomyLayer, "ROOM", 3)
+    assert run(model, tokenizer, temperature=1.0, copies=3, max_new_tokens=20) == plain
+
+
 def test_grouped_attention_gives_the_logits_of_eager_attention(model):
     ids = torch.tensor([[3, 4, 5, 6, 7], [0, 0, 8, 9, 10]])
     mask = (ids != 0).long()

@@ -2,9 +2,10 @@
 
 import pandas as pd
 import pytest
+import small_policy
 import torch
 
-from dereason_utils import grpo
+from dereason_utils import grpo, models, profiles, training
 from dereason_utils.errors import InputError
 from dereason_utils.verify import verify
 
@@ -86,3 +87,91 @@ def test_missing_rollouts_are_named(tmp_path):
     pd.DataFrame({"step": [1]}).to_parquet(tmp_path / "rollouts" / "step-00001.parquet")
     with pytest.raises(InputError, match="step-00002.parquet"):
         grpo.collect_rollouts(tmp_path, 2)
+
+
+def test_groups_without_a_signal_are_all_right_all_wrong_or_unscorable():
+    values = [1.0, 1.0, 0.0, 0.0, None, None, 1.0, 0.0, None, 1.0]
+    assert grpo.uninformative_share(values, group_size=2) == 4 / 5
+
+
+def test_the_audit_doubts_rewards_that_a_stricter_checker_calls_wrong():
+    completions = [
+        "So 7.\n\\boxed{7}",
+        "\\boxed{7} or \\boxed{7}",
+        "The answer is 7",
+        "\\boxed{7}.",
+        "\\boxed{8}",
+    ]
+    rollouts = pd.DataFrame({"step": [1, 1, 2, 2, 3], "answer": "7", "completion": completions})
+    rollouts["reward"] = grpo.rewards(rows(*["7"] * 5), completions)
+    assert rollouts["reward"].tolist() == [1, 1, 1, 1, 0]
+    doubtful, steps = grpo.audit(rollouts)
+    assert doubtful["completion"].tolist() == completions[1:3]
+    assert steps[["step", "rewarded", "doubtful"]].to_numpy().tolist() == [[1, 2, 1], [2, 2, 1], [3, 0, 0]]
+    assert steps["doubtful_share"].isna().tolist() == [False, False, True]
+
+
+@pytest.fixture(scope="module")
+def policy_folder(tmp_path_factory):
+    return small_policy.build(tmp_path_factory.mktemp("policy"))
+
+
+def train_on(texts, golds, folder, policy_folder, monkeypatch):
+    """One GRPO step on scripted completions, `texts` per question; (curve, advantages by question, weights changed)."""
+    model, tokenizer = models.load_policy(
+        str(policy_folder), small_policy.settings(policy_folder), 0, train=True
+    )
+    seen = {}
+
+    def rollout_function(tokenizer, style, settings, seed):
+        def rollout(batch, trainer):
+            written = [text for question in batch[:: settings.group_size] for text in texts[question]]
+            ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in written]
+            prompts = [tokenizer(question)["input_ids"] for question in batch]
+            return {"prompt_ids": prompts, "completion_ids": ids, "logprobs": None,
+                    "sampled_entropy": [0.1] * len(ids), "rollout_s": [1.0] * len(ids)}  # fmt: skip
+
+        return rollout
+
+    class Watched(grpo.grpo_trainer_class()):
+        def _generate_and_score_completions(self, inputs):
+            out = super()._generate_and_score_completions(inputs)
+            for row, advantage in zip(inputs, out["advantages"].tolist(), strict=True):
+                seen.setdefault(row["question"], []).append(advantage)
+            return out
+
+    monkeypatch.setattr(grpo, "rollout_function", rollout_function)
+    monkeypatch.setattr(grpo, "grpo_trainer_class", lambda: Watched)
+    problems = pd.DataFrame({"question": list(texts), "answer": golds, "answer_type": "number"})
+    problems["id"] = problems["question"]
+    count = len(problems)
+    settings = profiles.load("smoke").grpo.model_copy(
+        update={"steps": 1, "prompts_per_step": count, "group_size": 4, "micro_batch_size": 4 * count}
+    )
+    before = training.trainable_hash(model)
+    curve = grpo.train(model, tokenizer, problems, "plain", settings, folder, 0)
+    return curve, seen, training.trainable_hash(model) != before
+
+
+def test_advantages_are_those_computed_by_hand_and_unscorable_groups_have_none(
+    tmp_path, policy_folder, monkeypatch
+):
+    right, wrong = "\\boxed{7}", "\\boxed{8}"
+    texts = {"Ann": [right, right, wrong, wrong], "Ben": [right, wrong, right, "no idea"], "Mia": [right] * 4}
+    curve, advantages, changed = train_on(texts, ["7", "", "9"], tmp_path, policy_folder, monkeypatch)
+    # Rewards 1 1 0 0: mean 1/2, standard deviation (unbiased) sqrt(1/3), and TRL adds 1e-4 to it.
+    high = 0.5 / (3**-0.5 + 1e-4)
+    assert advantages["Ann"] == pytest.approx([high, high, -high, -high], rel=1e-5)
+    assert advantages["Ben"] == [0, 0, 0, 0]  # the gold answer is missing
+    assert advantages["Mia"] == [0, 0, 0, 0]  # all wrong
+    # The mean reward is that of the eight scorable rollouts.
+    assert curve["reward"].tolist() == [pytest.approx(2 / 8)]
+    assert curve["zero_variance_share"].tolist() == [pytest.approx(2 / 3)]
+    assert changed and curve["grad_norm"][0] > 0
+
+
+def test_groups_without_variance_have_no_gradient(tmp_path, policy_folder, monkeypatch):
+    texts = {"Ann": ["\\boxed{7}"] * 4, "Ben": ["\\boxed{8}"] * 4}
+    curve, advantages, changed = train_on(texts, ["7", "7"], tmp_path, policy_folder, monkeypatch)
+    assert curve["grad_norm"].tolist() == [0] and not changed
+    assert set(advantages["Ann"] + advantages["Ben"]) == {0}

@@ -172,6 +172,15 @@ def test_the_judge_is_tuned_on_other_families():
     assert not {p.family for p in generate("train", 240, 0, (1, 10))} & set(JUDGE_FAMILIES)
 
 
+def test_chosen_families_alone_are_drawn_and_unknown_ones_are_refused():
+    chosen = ("physics.resistors", "economics.ledger")
+    assert {p.family for p in generate("train", 40, 0, (1, 4), chosen)} == set(chosen)
+    with pytest.raises(InputError, match=r"no family 'physics\.resistor'"):
+        generate("train", 40, 0, (1, 4), ("physics.resistor",))
+    with pytest.raises(InputError, match="nothing to draw from"):
+        generate("train", 40, 0, (1, 4), ())
+
+
 def test_the_same_bytes_in_every_process():
     code = (
         "from dereason_utils.mini_stem import generate, solve\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dereason_utils.verify import extract_answer
+from dereason_utils.verify import extract_answer, is_strictly_right
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,19 @@ def test_extract_answer(response, answer, reason):
 def test_only_the_end_of_a_response_counts():
     assert extract_answer(r"\boxed{12}" + "\nand then" * 2000) == (None, "no answer")
     assert extract_answer("and then\n" * 2000 + r"\boxed{12}") == ("12", "box")
+
+
+@pytest.mark.parametrize(
+    ("response", "right"),
+    [
+        ("3 + 4 = 7.\n\\boxed{7}", True),
+        ("\\boxed{ 7 }.", True),
+        ("\\boxed{7} as asked", False),
+        ("\\boxed{7} \\boxed{7}", False),
+        ("\\boxed{7.0}", False),
+        ("the answer is 7", False),
+        ("\\boxed{7", False),
+    ],
+)
+def test_the_stricter_opinion_wants_one_box_at_the_end_with_the_gold_answer(response, right):
+    assert is_strictly_right("7", response) is right
