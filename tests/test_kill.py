@@ -12,6 +12,7 @@ from pathlib import Path
 import kill_study
 import pandas as pd
 import psutil
+import pytest
 
 from dereason_utils import corpora, manifest, paths, profiles, training
 
@@ -26,17 +27,28 @@ COMMAND = [
 ]  # fmt: skip
 
 
+@pytest.fixture
 def start():
-    pipe = subprocess.PIPE
-    return subprocess.Popen(COMMAND, cwd=paths.REPO, stdout=pipe, stderr=pipe, text=True)
+    """Starts the runner; a failed test leaves none running."""
+    runners = []
+
+    def start():
+        pipe = subprocess.PIPE
+        runners.append(subprocess.Popen(COMMAND, cwd=paths.REPO, stdout=pipe, stderr=pipe, text=True))
+        return runners[-1]
+
+    yield start
+    for runner in runners:
+        runner.terminate()  # takes its kernel along
+        runner.wait()
 
 
 def finish(runner):
-    output, error = runner.communicate(timeout=600)
+    output, error = runner.communicate(timeout=1800)
     assert runner.returncode == 0, output[-2000:] + error[-2000:]
 
 
-def test_04_grpo_ends_with_the_same_bytes_after_its_kernel_was_killed(tmp_path, monkeypatch):
+def test_04_grpo_ends_with_the_same_bytes_after_its_kernel_was_killed(start, tmp_path, monkeypatch):
     # All that 04_grpo reads for this arm.
     monkeypatch.setenv("DEREASON_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path / "reference"))
