@@ -56,5 +56,5 @@ def read_everything(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    atheris.Setup([*sys.argv, "-timeout=2"], read_everything)
+    atheris.Setup([sys.argv[0], "-timeout=2", *sys.argv[1:]], read_everything)
     atheris.Fuzz()
