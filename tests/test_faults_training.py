@@ -134,7 +134,7 @@ def test_a_prompt_without_room_for_a_completion_is_left_out_of_rl(coin, model_se
         prompts.fitting(questions, coin[2], model_settings, 320)
 
 
-def test_an_item_without_room_for_a_completion_is_an_outcome_of_its_own(coin, model_settings):
+def test_an_item_without_room_for_a_completion_is_an_outcome_of_its_own(coin, model_settings, tmp_path):
     def item(name, question):
         problem = Problem(
             id=name, question=question, answer="7", answer_type="number", subject="s", family="f", steps=1
@@ -147,7 +147,8 @@ def test_an_item_without_room_for_a_completion_is_an_outcome_of_its_own(coin, mo
         [item("a", QUESTION), item("b", "word " * 300)], tokenizer, model_settings, settings
     )
     assert [i.problem.id for i in asked] == ["a"] and [i.problem.id for i in too_long] == ["b"]
-    rows = evaluate.with_too_long(evaluate.evaluate(model, tokenizer, asked, "chat", settings), too_long, 2)
+    rows = evaluate.evaluate(model, tokenizer, asked, "chat", settings, tmp_path, "05_eval")
+    rows = evaluate.with_too_long(rows, too_long, 2)
     unasked = rows[rows["item_id"] == "b"]
     assert unasked["reason"].tolist() == ["too long"] * 2 and not unasked["correct"].any()
     assert not unasked["parse_failure"].any() and not unasked["truncated"].any()
