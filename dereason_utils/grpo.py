@@ -220,9 +220,8 @@ def completion_log_probabilities(
     """
     causal, head = causal_model(model), model.get_output_embeddings()
     places = torch.arange(input_ids.shape[1], device=input_ids.device)
-    blanks = attention_mask.argmax(
-        1, keepdim=True
-    )  # padding on the left of each prompt, moved to the right here
+    # Padding on the left of each prompt; it is moved to the right, as `shared_prefix` wants it.
+    blanks = attention_mask.argmax(1, keepdim=True)
     moved = (places + blanks) % len(places)
     states = causal.base_model(
         input_ids=input_ids.gather(1, moved), attention_mask=attention_mask.gather(1, moved), use_cache=False

@@ -57,6 +57,6 @@ def shared_prefix(model, rows: Sequence[list[int]]):
     try:
         yield
     finally:
-        del backbone.forward  # the class's own again
+        del backbone.forward  # the class's own again, unless a library had set one here before
         if backbone.forward != plain:
             backbone.forward = plain

@@ -18,22 +18,12 @@ from safetensors.torch import save_file
 from dereason_utils import manifest, models, paths, run, schema, training
 from dereason_utils.errors import InputError
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("roots")]
 FIXTURES = Path(__file__).parent / "fixtures" / "notebooks"
 STEP = ["02_split", "--profile", "smoke", "--seed", "0"]
 MAKE = "make it again with `python -m dereason_utils.run 02_split --profile smoke --seed 0`."
 COLUMNS = ["id", "question", "answer"]
 GOOD = pd.DataFrame({"id": ["a", "b", "c"], "question": ["1+1?", "2+2?", "3+3?"], "answer": ["2", "4", "6"]})
-
-
-@pytest.fixture(autouse=True)
-def roots(tmp_path, monkeypatch):
-    for name in ("RESULTS", "RUNS", "NOTEBOOKS"):
-        monkeypatch.setenv(f"DEREASON_{name}", str(tmp_path / name.lower()))
-    for name in run.ENVIRONMENT:  # the runner sets them for its kernels; other tests must not inherit them
-        monkeypatch.setenv(name, os.environ.get(name, run.ENVIRONMENT[name]))
-    (tmp_path / "notebooks").mkdir()
-    return tmp_path
 
 
 def one_sentence(caught) -> str:

@@ -20,16 +20,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 STEP = ["02_split", "--profile", "smoke", "--seed", "0"]
 EXECUTED = "smoke/02_split_seed0.ipynb"
 FAILED = "smoke/02_split_seed0.failed.ipynb"
-
-
-@pytest.fixture(autouse=True)
-def roots(tmp_path, monkeypatch):
-    for name in ("RESULTS", "RUNS", "NOTEBOOKS"):
-        monkeypatch.setenv(f"DEREASON_{name}", str(tmp_path / name.lower()))
-    for name in run.ENVIRONMENT:  # the runner sets them for its kernels; other tests must not inherit them
-        monkeypatch.setenv(name, os.environ.get(name, run.ENVIRONMENT[name]))
-    (tmp_path / "notebooks").mkdir()
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("roots")
 
 
 def use(roots, fixture):
