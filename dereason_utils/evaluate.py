@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dereason_utils import generate, manifest, progress, prompts, stats, training
+from dereason_utils import disk, generate, progress, prompts, sources, stats, training
 from dereason_utils.benchmarks import BenchmarkItem
 from dereason_utils.profiles import Eval, Model
 from dereason_utils.verify import verify_many
@@ -24,10 +24,11 @@ def evaluate(model, tokenizer, items: Sequence[BenchmarkItem], style: str, setti
     ids = [prompts.tokenise_prompt(item.problem.question, tokenizer, style) for item in items]
     training.keep_own(
         folder,
+        code=sources.code_hash("05_eval"),
         settings=settings.model_dump(),
         items=[(item.benchmark, item.table, item.problem.model_dump()) for item in items],
         prompts=ids,
-        model=(model.name_or_path, str(model.dtype), training.trainable_hash(model)),
+        model=training.model_facts(model),
     )
     batches = generate.batches(ids, settings.batch_size // settings.samples)
     files = [folder / f"batch-{number:05d}.parquet" for number in range(len(batches))]
@@ -38,7 +39,7 @@ def evaluate(model, tokenizer, items: Sequence[BenchmarkItem], style: str, setti
         chosen = batches[number]
         asked = [items[i] for i in chosen]
         rows = _sample(model, tokenizer, asked, [ids[i] for i in chosen], settings, number)
-        manifest.write_table(files[number], rows.assign(place=np.repeat(chosen, settings.samples)))
+        disk.write_table(files[number], rows.assign(place=np.repeat(chosen, settings.samples)))
         tokens, done = tokens + rows["tokens"].sum(), done + len(chosen)
         bar.update(done, f"{tokens / (time.monotonic() - began):.0f} tokens/s")
     # Read back even in one go, so that an interruption cannot show in the types.

@@ -7,19 +7,20 @@ import pandas as pd
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from dereason_utils import generate, manifest, prompts
+from dereason_utils import disk, generate, prompts
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Grpo
 from dereason_utils.shared_prefix import causal_model, shared_prefix
+from dereason_utils.sources import code_hash
 from dereason_utils.training import (
     checkpoint_settings,
     draw_order_by_epoch,
     mark_whole,
+    model_facts,
     progress_callback,
     resume_point,
     stop_on_nan,
     train_to_end,
-    trainable_hash,
 )
 from dereason_utils.verify import is_strictly_right, verify_many
 
@@ -51,13 +52,10 @@ def train(
     from transformers import PrinterCallback
     from trl import GRPOConfig
 
-    facts = {
-        "settings": settings.model_dump(),
-        "problems": problems.to_dict("records"),
-        "style": style,
-        "seed": seed,
-    }
-    start = resume_point(folder, **facts, weights=trainable_hash(model))
+    start = resume_point(
+        folder, code=code_hash("04_grpo"), settings=settings.model_dump(), problems=problems.to_dict("records"),
+        style=style, seed=seed, model=model_facts(model),
+    )  # fmt: skip
     per_update = settings.prompts_per_step * settings.group_size // settings.updates_per_step
     updates = settings.steps * settings.updates_per_step
     config = GRPOConfig(
@@ -95,13 +93,13 @@ def train(
         processing_class=tokenizer,
         args=config,
         train_dataset=Dataset.from_pandas(rows, preserve_index=False),
-        reward_funcs=reward_function(folder, settings.group_size),
+        reward_funcs=reward_function(folder, settings),
         rollout_func=rollout_function(tokenizer, style, settings, seed),
         callbacks=[mark_whole(), progress_callback("GRPO", ("reward", "entropy_sampled")), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
     with shared_prefix(model, [prompts.tokenise_prompt(q, tokenizer, style) for q in problems["question"]]):
-        return step_table(train_to_end(trainer, start))
+        return step_table(train_to_end(trainer, start), settings.updates_per_step)
 
 
 def rollout_function(tokenizer, style: str, settings: Grpo, seed: int):
@@ -128,7 +126,7 @@ def rollout_function(tokenizer, style: str, settings: Grpo, seed: int):
     return rollout
 
 
-def reward_function(folder: Path, group_size: int):
+def reward_function(folder: Path, settings: Grpo):
     """TRL's reward hook: checks the completions, logs the rollout's own measures and keeps every rollout on disk."""
 
     def reward(completions, completion_ids, trainer_state, log_metric, **columns) -> list[float | None]:
@@ -143,14 +141,14 @@ def reward_function(folder: Path, group_size: int):
         seconds = columns["rollout_s"][0]
         entropy = sum(h * n for h, n in zip(columns["sampled_entropy"], lengths, strict=True)) / sum(lengths)
         log_metric("entropy_sampled", entropy)
-        log_metric("uninformative_share", uninformative_share(values, group_size))
+        log_metric("uninformative_share", uninformative_share(values, settings.group_size))
         log_metric("rollout_s", seconds)
         log_metric("rollout_tokens_per_s", sum(lengths) / seconds)
-        step = trainer_state.global_step + 1
+        step = trainer_state.global_step // settings.updates_per_step + 1
         table = pd.DataFrame(rows)[["id", "answer"]].assign(
             step=step, completion=completions, reward=values, tokens=lengths
         )
-        manifest.write_table(folder / "rollouts" / f"step-{step:05d}.parquet", table)
+        disk.write_table(folder / "rollouts" / f"step-{step:05d}.parquet", table)
         return values
 
     return reward
@@ -272,8 +270,12 @@ def sort_window(batches: list[dict]) -> list[dict]:
     return out
 
 
-def step_table(history: list[dict]) -> pd.DataFrame:
-    """Tidy training curve from the trainer's log, one row per optimizer step."""
+def step_table(history: list[dict], updates_per_step: int) -> pd.DataFrame:
+    """Tidy training curve from the trainer's log: one row per step, that is, per batch of rollouts.
+
+    Of a step's updates the first one's log carries the rollouts' measures; its loss, gradient norm and clip share are
+    those of that update, and update_s is the time of all.
+    """
     names = {
         "step": "step", "reward": "reward", "reward_std": "reward_std", "completions/mean_length": "response_length",
         "entropy_sampled": "entropy", "uninformative_share": "zero_variance_share",
@@ -281,7 +283,12 @@ def step_table(history: list[dict]) -> pd.DataFrame:
         "grad_norm": "grad_norm", "loss": "loss", "learning_rate": "learning_rate", "rollout_s": "rollout_s",
         "step_time": "step_s", "rollout_tokens_per_s": "rollout_tokens_per_s",
     }  # fmt: skip
-    rows = [entry for entry in history if "reward" in entry and "loss" in entry]
+    logs = [entry for entry in history if "loss" in entry]
+    steps = [logs[i : i + updates_per_step] for i in range(0, len(logs), updates_per_step)]
+    rows = [
+        {**updates[0], "step": number, "step_time": sum(update["step_time"] for update in updates)}
+        for number, updates in enumerate(steps, 1)
+    ]
     table = pd.DataFrame(rows).reindex(columns=list(names)).rename(columns=names)
     table["update_s"] = table.pop("step_s") - table["rollout_s"]
     return table

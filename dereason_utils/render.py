@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import manifest, paths, results
+from dereason_utils import disk, manifest, paths, results
 from dereason_utils.errors import InputError
 from dereason_utils.tables import AVERAGE, CORPORA, REPORTED
 
@@ -78,10 +78,10 @@ def write(
 ) -> list[str]:
     """Write <name>.csv (`table`) and .md, .tex, .html (`shown`, title, remarks); returns the file names."""
     remarks = list(remarks)
-    manifest.write_table(folder / f"{name}.csv", table)
-    manifest.write_text(folder / f"{name}.md", to_markdown(shown, title, remarks))
-    manifest.write_text(folder / f"{name}.tex", to_latex(shown, title, remarks, name))
-    manifest.write_text(folder / f"{name}.html", to_html(shown, title, remarks))
+    disk.write_table(folder / f"{name}.csv", table)
+    disk.write_text(folder / f"{name}.md", to_markdown(shown, title, remarks))
+    disk.write_text(folder / f"{name}.tex", to_latex(shown, title, remarks, name))
+    disk.write_text(folder / f"{name}.html", to_html(shown, title, remarks))
     return [f"{name}.{ending}" for ending in ("csv", "md", "tex", "html")]
 
 
@@ -176,7 +176,7 @@ def cost_line(results_folder: Path) -> str:
 def render_readme(readme: Path, table1: Path) -> None:
     """Put the table between the README's markers. Raises InputError where they are missing."""
     before, after = around(readme, BEGIN, END)
-    manifest.write_text(readme, before + readme_block(table1) + after)
+    disk.write_text(readme, before + readme_block(table1) + after)
 
 
 def readme_is_current(readme: Path, table1: Path) -> bool:

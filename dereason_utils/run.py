@@ -26,7 +26,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbclient.util import run_sync
 
-from dereason_utils import manifest, paths, profiles, progress, workflow
+from dereason_utils import disk, manifest, paths, profiles, progress, workflow
 from dereason_utils.errors import InputError
 
 # Of the kernel; a variable that the user has set stays as it is.
@@ -75,13 +75,13 @@ def run_step(profile_name: str, key: workflow.StepKey, overrides: dict[str, obje
 
     target = paths.run_notebook_path(profile_name, *key)
     failed = target.with_suffix(".failed.ipynb")
-    working = target.with_name(f"{manifest.TEMPORARY}{os.getpid()}-{target.name}")
+    working = target.with_name(f"{disk.TEMPORARY}{os.getpid()}-{target.name}")
     proof = paths.manifest_path(profile_name, *key)
     before = _identity(proof)
 
     print(header(profile, key), flush=True)
     begun = time.monotonic()
-    with manifest.disk_errors(target), _removed_in_the_end(working):
+    with disk.errors(target), _removed_in_the_end(working):
         target.parent.mkdir(parents=True, exist_ok=True)
         reason = execute(notebook, working, parameters)
         if reason is None and _identity(proof) in (None, before):
@@ -160,7 +160,7 @@ def keep(working: Path, target: Path, notebook: Path, failure: str | None = None
     text = nbformat.writes(node)
     for path, shown in ((sys.prefix, "<environment>"), (str(paths.REPO), "."), (str(Path.home()), "~")):
         text = text.replace(f"{path}/", f"{shown}/")
-    manifest.write_text(target, text + "\n")
+    disk.write_text(target, text + "\n")
 
 
 def header(profile: profiles.Profile, key: workflow.StepKey) -> str:

@@ -10,16 +10,17 @@ from dereason_utils import prompts
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Model, Sft
 from dereason_utils.shared_prefix import shared_prefix
+from dereason_utils.sources import code_hash
 from dereason_utils.training import (
     checkpoint_settings,
     draw_order_by_epoch,
     mark_whole,
+    model_facts,
     progress_callback,
     resume_point,
     step_timer,
     stop_on_nan,
     train_to_end,
-    trainable_hash,
 )
 
 
@@ -59,8 +60,9 @@ def train(
     from trl import SFTConfig
 
     start = resume_point(
-        folder, settings=settings.model_dump(), examples=examples, seed=seed, weights=trainable_hash(model)
-    )
+        folder, code=code_hash("03_sft"), settings=settings.model_dump(), examples=examples, validation=validation,
+        seed=seed, model=model_facts(model),
+    )  # fmt: skip
     steps = math.ceil(math.ceil(len(examples) / settings.batch_size) * settings.epochs)
     config = SFTConfig(
         output_dir=str(folder),

@@ -10,7 +10,18 @@ from dereason_utils import paths
 PACKAGE = "dereason_utils"
 # Modules that move files, check names and print, but compute no result: a change in them redoes nothing. The
 # profile's numbers count through `profiles.stage_settings`, file formats through `manifest.FORMAT_VERSION`.
-PLUMBING = ("errors", "manifest", "notebook", "paths", "profiles", "progress", "run", "sources", "workflow")
+PLUMBING = (
+    "disk",
+    "errors",
+    "manifest",
+    "notebook",
+    "paths",
+    "profiles",
+    "progress",
+    "run",
+    "sources",
+    "workflow",
+)
 
 
 def code_hash(stage: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import manifest, progress
+from dereason_utils import disk, progress
 
 _WHOLE = "dereason_whole.json"  # written into a checkpoint after everything else
 _MADE_FROM = "dereason_made_from.txt"  # fingerprint of what a folder's checkpoints depend on
@@ -47,13 +47,13 @@ def resume_point(folder: Path, **facts) -> str | None:
 def keep_own(folder: Path, **facts) -> None:
     """Empty `folder` unless what it holds was made from the same facts: else two experiments would be mixed.
 
-    facts: everything that the unfinished work depends on (settings, data, seed, weights).
+    facts: everything that the unfinished work depends on (code, settings, data, seed, model).
     """
     fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
     mark = folder / _MADE_FROM
     if not mark.is_file() or mark.read_text() != fingerprint:
         shutil.rmtree(folder, ignore_errors=True)
-        manifest.write_text(mark, fingerprint)
+        disk.write_text(mark, fingerprint)
 
 
 def train_to_end(trainer, start: str | None) -> list[dict]:
@@ -68,7 +68,7 @@ def train_to_end(trainer, start: str | None) -> list[dict]:
         if state.global_step >= state.max_steps:
             trainer._load_from_checkpoint(start)
             return state.log_history
-    with manifest.disk_errors(Path(trainer.args.output_dir) / "checkpoint"):
+    with disk.errors(Path(trainer.args.output_dir) / "checkpoint"):
         trainer.train(resume_from_checkpoint=start)
     return trainer.state.log_history
 
@@ -92,8 +92,8 @@ def write_curve(folder: Path, curve: pd.DataFrame) -> list[str]:
     Apart, because the same seed gives the same steps.csv byte for byte, interrupted or not, and never the same times.
     """
     times = [name for name in curve.columns if name.endswith("_s")]
-    manifest.write_table(folder / "steps.csv", curve.drop(columns=times))
-    manifest.write_table(folder / "timing.csv", curve[["step", *times]])
+    disk.write_table(folder / "steps.csv", curve.drop(columns=times))
+    disk.write_table(folder / "timing.csv", curve[["step", *times]])
     return ["steps.csv", "timing.csv"]
 
 
@@ -105,6 +105,11 @@ def trainable_hash(model) -> str:
             digest.update(name.encode())
             digest.update(weight.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def model_facts(model) -> tuple[str, str, str]:
+    """What a folder's checkpoints depend on of the model: the name of its files, its precision, its trainable weights."""
+    return model.name_or_path, str(model.dtype), trainable_hash(model)
 
 
 def discard(folder: Path) -> None:
@@ -134,9 +139,9 @@ def mark_whole():
     class MarkWhole(TrainerCallback):
         def on_save(self, args, state, control, **_):
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            manifest.sync_folder(checkpoint)  # the mark must not reach the disk before what it vouches for
+            disk.sync_folder(checkpoint)  # the mark must not reach the disk before what it vouches for
             sizes = {path.name: path.stat().st_size for path in checkpoint.iterdir() if path.is_file()}
-            manifest.write_text(checkpoint / _WHOLE, json.dumps({"step": state.global_step, "bytes": sizes}))
+            disk.write_text(checkpoint / _WHOLE, json.dumps({"step": state.global_step, "bytes": sizes}))
 
     return MarkWhole()
 

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of what reads a model's text: extraction, the checker's own rules, the judge's rating.
 
-    pip install atheris                                  # in an environment of its own
+    pip install atheris==3.0.0                                # in an environment of its own
     PYTHONPATH=.:<this project's site-packages> python tests/fuzz_verify.py -max_total_time=300 [CORPUS_FOLDER]
 
 Not a test of the suite: what it found is in verify_cases.jsonl and in the tests. It stops at the first input that raises

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from dereason_utils import manifest, paths, profiles, training, workflow
+from dereason_utils import disk, manifest, paths, profiles, training, workflow
 
 TARGETS = ("kernel", "runner", "engine")
 WORD = {"kernel": "ipykernel_launcher", "runner": "dereason_utils.run"}  # in the process's command line
@@ -183,7 +183,7 @@ def main() -> int:
 
     same = {stage: not differing(killed.folder(stage), reference.folder(stage)) for stage in options.stages}
     table = pd.DataFrame(rows).round({"seconds": 1}).assign(identical=lambda rows: rows["stage"].map(same))
-    manifest.write_table(paths.results_root() / "robustness" / "kills.csv", table)
+    disk.write_table(paths.results_root() / "robustness" / "kills.csv", table)
     others = differing(killed.root / "results", reference.root / "results")
     compared = len(made(reference.root / "results"))
     print(

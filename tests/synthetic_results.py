@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dereason_utils import manifest
+from dereason_utils import disk, manifest
 from dereason_utils.split import ARMS
 
 SUBJECTS = ("mathematics", "physics", "chemistry", "biology", "computer science", "economics")
@@ -129,7 +129,7 @@ def write(
     def step(stage, tables, arm=None, seed=None):
         begun = manifest.begin(stage, profile, arm, seed, parameters={})
         for name, table in tables.items():
-            manifest.write_table(begun.folder / name, table)
+            disk.write_table(begun.folder / name, table)
         manifest.finish(begun, outputs=list(tables))
 
     step("01_score", {"scores.parquet": scores(train)})

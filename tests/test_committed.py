@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from dereason_utils import manifest, paths, render
+from dereason_utils import disk, manifest, paths, render
 from dereason_utils.verify import extract_answer
 
 COMMITTED = paths.REPO / "results" / "cpu"
@@ -37,7 +37,7 @@ def test_committed_files_are_those_of_their_manifests():
         for name, recorded in step.outputs.items():
             file = path.parent / name
             if file.is_file() and name != "problems.parquet":  # models and the corpus are not committed
-                assert manifest.sha256_file(file) == recorded.sha256, file
+                assert disk.sha256_file(file) == recorded.sha256, file
 
 
 @needs_results

@@ -15,7 +15,7 @@ import small_policy
 import torch
 from safetensors.torch import save_file
 
-from dereason_utils import manifest, models, paths, run, schema, training
+from dereason_utils import disk, manifest, models, paths, run, schema, training
 from dereason_utils.errors import InputError
 
 pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("roots")]
@@ -77,7 +77,7 @@ def test_good_rows_come_back_with_their_extra_columns():
 
 def make_step(rows):
     step = manifest.begin("02_split", "smoke", seed=0, parameters={})
-    manifest.write_table(step.folder / "rows.parquet", rows)
+    disk.write_table(step.folder / "rows.parquet", rows)
     return manifest.finish(step, outputs=["rows.parquet"])
 
 
@@ -166,11 +166,9 @@ def small_disk(tmp_path):
 
 
 WRITERS = {
-    "table.csv": lambda path: manifest.write_table(path, pd.DataFrame({"x": range(200_000)})),
-    "table.parquet": lambda path: manifest.write_table(
-        path, pd.DataFrame({"x": torch.rand(200_000).numpy()})
-    ),
-    "text.txt": lambda path: manifest.write_text(path, "x" * 10**6),
+    "table.csv": lambda path: disk.write_table(path, pd.DataFrame({"x": range(200_000)})),
+    "table.parquet": lambda path: disk.write_table(path, pd.DataFrame({"x": torch.rand(200_000).numpy()})),
+    "text.txt": lambda path: disk.write_text(path, "x" * 10**6),
     "weights.safetensors": lambda path: _write_folder(
         path, lambda to: save_file({"w": torch.ones(10**6)}, to)
     ),
@@ -179,13 +177,13 @@ WRITERS = {
 
 
 def _write_folder(path, write):
-    with manifest.atomic_folder(path.parent / "policy") as working:
+    with disk.atomic_folder(path.parent / "policy") as working:
         write(working / path.name)
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(small_disk, name):
-    manifest.write_text(small_disk / name, "old")
+    disk.write_text(small_disk / name, "old")
     with pytest.raises(InputError) as caught:
         WRITERS[name](small_disk / name)
     assert one_sentence(caught).startswith(f"No space left on the disk of {small_disk}")
@@ -239,7 +237,7 @@ HANG = """
 import os, signal
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
-manifest.write_text(step.folder / "kernel", str(os.getpid()))
+disk.write_text(step.folder / "kernel", str(os.getpid()))
 while True:
     sum(range(10**8))
 """

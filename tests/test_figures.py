@@ -10,7 +10,7 @@ import pytest
 import synthetic_results
 from matplotlib.image import imread
 
-from dereason_utils import figure_data, figures, manifest, paths, plotting, results
+from dereason_utils import disk, figure_data, figures, manifest, paths, plotting, results
 from dereason_utils.split import ARMS
 
 
@@ -58,7 +58,7 @@ def test_each_figure_is_written_with_its_data_and_source(name, drawn, read, tmp_
         pd.read_csv(tmp_path / f"{name}.csv"), data.reset_index(drop=True), check_dtype=False
     )
     below = next(text for text in texts(figure) if text.startswith("Run: "))
-    digest = manifest.sha256_file(tmp_path / f"{name}.csv")[:12]
+    digest = disk.sha256_file(tmp_path / f"{name}.csv")[:12]
     for fact in ("profile cpu", "dereason", "seed 0", "06_figures", "Commit of the runs", digest):
         assert fact in " ".join(below.split())
     assert not plt.fignum_exists(figure.number)

@@ -76,7 +76,7 @@ def test_step_table_separates_rollout_and_update_time():
         {"step": 1, "reward": 0.25, "loss": 0.1, "rollout_s": 3.0, "step_time": 5.0},
         {"train_runtime": 9.0},
     ]
-    table = grpo.step_table(history)
+    table = grpo.step_table(history, 1)
     assert len(table) == 1
     assert table["update_s"][0] == pytest.approx(2.0) and table["reward"][0] == 0.25
 
@@ -116,8 +116,11 @@ def policy_folder(tmp_path_factory):
     return small_policy.build(tmp_path_factory.mktemp("policy"))
 
 
-def train_on(texts, golds, folder, policy_folder, monkeypatch):
-    """One GRPO step on scripted completions, `texts` per question; (curve, advantages by question, weights changed)."""
+def train_on(texts, golds, folder, policy_folder, monkeypatch, **changes):
+    """GRPO on scripted completions, `texts` per question; (curve, advantages by question, weights changed).
+
+    changes: of the settings, which otherwise are one step of one update.
+    """
     model, tokenizer = models.load_policy(
         str(policy_folder), small_policy.settings(policy_folder), 0, train=True
     )
@@ -147,6 +150,7 @@ def train_on(texts, golds, folder, policy_folder, monkeypatch):
     count = len(problems)
     settings = profiles.load("smoke").grpo.model_copy(
         update={"steps": 1, "prompts_per_step": count, "group_size": 4, "micro_batch_size": 4 * count}
+        | changes
     )
     before = training.trainable_hash(model)
     curve = grpo.train(model, tokenizer, problems, "plain", settings, folder, 0)
@@ -175,3 +179,14 @@ def test_groups_without_variance_have_no_gradient(tmp_path, policy_folder, monke
     curve, advantages, changed = train_on(texts, ["7", "7"], tmp_path, policy_folder, monkeypatch)
     assert curve["grad_norm"].tolist() == [0] and not changed
     assert set(advantages["Ann"] + advantages["Ben"]) == {0}
+
+
+def test_several_updates_on_the_same_rollouts_are_one_step(tmp_path, policy_folder, monkeypatch):
+    texts = {"Ann": ["\\boxed{7}"] * 2 + ["\\boxed{8}"] * 2, "Ben": ["\\boxed{7}"] * 4}
+    changes = {"steps": 3, "updates_per_step": 2, "micro_batch_size": 4, "save_every": 100}
+    curve, _, _ = train_on(texts, ["7", "7"], tmp_path, policy_folder, monkeypatch, **changes)
+    assert curve["step"].tolist() == [1, 2, 3]
+    assert curve["reward"].tolist() == [pytest.approx(6 / 8)] * 3
+    assert curve[["loss", "grad_norm", "update_s"]].notna().all(axis=None)
+    rollouts = grpo.collect_rollouts(tmp_path, 3)
+    assert rollouts.groupby("step").size().to_dict() == {1: 8, 2: 8, 3: 8}

@@ -14,7 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from dereason_utils import corpora, manifest, paths, profiles, training
+from dereason_utils import corpora, disk, manifest, paths, profiles, training
 
 OVERRIDES = {
     "corpus.train_size": 24, "corpus.max_steps": 2, "grpo.steps": 12, "grpo.save_every": 2, "grpo.probe_size": 2,
@@ -54,7 +54,7 @@ def test_04_grpo_ends_with_the_same_bytes_after_its_kernel_was_killed(start, tmp
     monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path / "reference"))
     split = manifest.begin("02_split", "smoke", seed=0, parameters={})
     corpus = corpora.load(profiles.load("smoke", OVERRIDES).corpus)
-    manifest.write_table(split.folder / "rl_only_rl.parquet", corpus[corpus["split"] == "train"])
+    disk.write_table(split.folder / "rl_only_rl.parquet", corpus[corpus["split"] == "train"])
     manifest.finish(split, outputs=["rl_only_rl.parquet"])
     shutil.copytree(tmp_path / "reference", tmp_path / "killed")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dereason_utils import manifest, paths
+from dereason_utils import disk, manifest, paths
 from dereason_utils.errors import InputError
 
 KEY = ("02_split", None, 0)
@@ -29,8 +29,8 @@ def begin(**changes):
 
 def make_step():
     step = begin()
-    manifest.write_text(step.folder / "a.txt", "a\n")
-    manifest.write_text(step.folder / "merged" / "weights", "12345")
+    disk.write_text(step.folder / "a.txt", "a\n")
+    disk.write_text(step.folder / "merged" / "weights", "12345")
     return manifest.finish(step, outputs=["a.txt", "merged"])
 
 
@@ -39,8 +39,8 @@ def make_step():
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "a.txt"
-    manifest.write_text(path, "old")
-    with pytest.raises(KeyError), manifest.atomic_path(path) as temporary:
+    disk.write_text(path, "old")
+    with pytest.raises(KeyError), disk.atomic_path(path) as temporary:
         temporary.write_text("half")
         assert path.read_text() == "old"
         raise KeyError
@@ -51,10 +51,10 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "adapter"
     for text in ("old", "new"):
-        with manifest.atomic_folder(folder) as working:
+        with disk.atomic_folder(folder) as working:
             (working / "deep").mkdir()
             (working / "deep" / "weights").write_text(text)
-    with pytest.raises(KeyError), manifest.atomic_folder(folder) as working:
+    with pytest.raises(KeyError), disk.atomic_folder(folder) as working:
         (working / "weights").write_text("half")
         raise KeyError
     assert (folder / "deep" / "weights").read_text() == "new"
@@ -64,11 +64,11 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 @pytest.mark.fault
 def test_a_full_disk_is_told_in_one_sentence(tmp_path):
     path = tmp_path / "a.txt"
-    manifest.write_text(path, "old")
+    disk.write_text(path, "old")
     words, full = "No space left on the disk", Path("/dev/full")  # a device on which every write fails
     with (
         pytest.raises(InputError, match=words),
-        manifest.atomic_path(path),
+        disk.atomic_path(path),
         full.open("wb", buffering=0) as file,
     ):
         file.write(b"x")
@@ -77,7 +77,7 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path):
 
 @pytest.mark.fault
 def test_a_read_only_place_is_told_in_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="cannot be written"), manifest.disk_errors(tmp_path / "x"):
+    with pytest.raises(InputError, match="cannot be written"), disk.errors(tmp_path / "x"):
         raise OSError(errno.EROFS, "Read-only file system")
 
 
@@ -86,19 +86,19 @@ def test_tables_come_back_and_have_the_same_bytes_twice(tmp_path, suffix):
     frame = pd.DataFrame({"name": ["a", None], "value": [0.1, 1e-9], "count": pd.array([1, None], "Int64")})
     paths_ = [tmp_path / f"{n}{suffix}" for n in (1, 2)]
     for path in paths_:
-        manifest.write_table(path, frame)
+        disk.write_table(path, frame)
     read = pd.read_csv if suffix == ".csv" else pd.read_parquet
     back = read(paths_[0])
     assert back["value"].tolist() == frame["value"].tolist()
     assert paths_[0].read_bytes() == paths_[1].read_bytes()
     with pytest.raises(ValueError, match="xlsx"):
-        manifest.write_table(tmp_path / "a.xlsx", frame)
+        disk.write_table(tmp_path / "a.xlsx", frame)
 
 
 def test_sha256_of_a_known_text(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert manifest.sha256_file(tmp_path / "a") == expected
+    assert disk.sha256_file(tmp_path / "a") == expected
 
 
 # ---- steps ----
@@ -106,14 +106,14 @@ def test_sha256_of_a_known_text(tmp_path):
 
 def test_a_manifest_says_what_was_made(results):
     corpus = results / "cpu" / "01_score" / "problems.parquet"
-    manifest.write_text(corpus, "abc")
+    disk.write_text(corpus, "abc")
     step = begin()
     time.sleep(0.2)
-    manifest.write_text(step.folder / "a.txt", "a\n")
+    disk.write_text(step.folder / "a.txt", "a\n")
     manifest.finish(step, inputs=[corpus], outputs=["a.txt"])
     made = json.loads((results / "cpu" / "02_split" / "seed0" / "manifest.json").read_text())
-    assert made["inputs"] == {"results/cpu/01_score/problems.parquet": manifest.sha256_file(corpus)}
-    assert made["outputs"]["a.txt"] == {"sha256": manifest.sha256_file(step.folder / "a.txt"), "bytes": 2}
+    assert made["inputs"] == {"results/cpu/01_score/problems.parquet": disk.sha256_file(corpus)}
+    assert made["outputs"]["a.txt"] == {"sha256": disk.sha256_file(step.folder / "a.txt"), "bytes": 2}
     assert made["parameters"] == {"threshold": 3}
     assert made["versions"]["pandas"] == pd.__version__
     assert 0.1 <= made["wall_s"] < 10
@@ -253,7 +253,7 @@ def test_a_read_only_results_folder(tmp_path, monkeypatch):
 
 HOLD = """
 import sys, time
-from dereason_utils import manifest
+from dereason_utils import disk, manifest
 step = manifest.begin("02_split", "cpu", seed=0, parameters={})
 print("held", flush=True)
 time.sleep(60)

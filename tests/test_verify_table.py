@@ -110,7 +110,9 @@ def test_summary_by_hand():
 
 def test_math_verify_alone_has_the_measured_traps():
     trap = report.Case("g", True, "", "listen", r"\boxed{silent}", None, "incorrect", "anagram")
-    assert report.math_verify_alone(trap) == "correct"
+    assert (
+        report.math_verify_alone(trap, limit=60) == "correct"
+    )  # on a busy machine its imports alone take seconds
     assert report.ours(trap) == "incorrect"
 
 

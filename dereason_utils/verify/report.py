@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .. import manifest
+from .. import disk
 from ..errors import InputError
 from . import close, verify
 
@@ -81,8 +81,8 @@ def ours(case: Case) -> str:
     return verify(case.question, case.gold, case.response, case.answer_type).verdict
 
 
-def math_verify_alone(case: Case) -> str:
-    """The verdict of math-verify's own parse and verify, in a forked child that is killed after `LIMIT` seconds."""
+def math_verify_alone(case: Case, limit: float = LIMIT) -> str:
+    """The verdict of math-verify's own parse and verify, in a forked child that is killed after `limit` seconds."""
     import math_verify
 
     child = os.fork()
@@ -100,7 +100,7 @@ def math_verify_alone(case: Case) -> str:
             )
         finally:
             os._exit(code)
-    deadline = time.perf_counter() + LIMIT
+    deadline = time.perf_counter() + limit
     while time.perf_counter() < deadline:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
@@ -146,7 +146,7 @@ def main() -> None:
     columns = report(sys.argv[1])
     if len(sys.argv) == 3:
         table = pd.DataFrame(columns).T.rename_axis("checker").reset_index()
-        manifest.write_table(Path(sys.argv[2]), table.round(4))
+        disk.write_table(Path(sys.argv[2]), table.round(4))
     print("|  | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns))
     for name in columns["dereason_utils.verify"]:
         cells = [
