@@ -1,8 +1,10 @@
 """Profiles: the values, their sources, and what bad values say."""
 
+import pandas as pd
 import pytest
+import yaml
 
-from dereason_utils import profiles
+from dereason_utils import paths, profiles
 from dereason_utils.errors import InputError
 
 
@@ -20,10 +22,24 @@ def test_every_profile_loads_and_tags_every_value(name):
     assert dotted == set(profile.sources)
 
 
-def test_papers_threshold_is_the_papers():
-    profile = profiles.load("cpu")
-    assert profile.split.threshold == 3
-    assert profile.sources["split.threshold"] == "paper"
+def reported():
+    """The settings that the paper and General-Reasoner give: setting -> (value, source)."""
+    rows = pd.read_csv(paths.REPO / "results" / "paper" / "settings.csv", dtype=str)
+    return {row.setting: (yaml.safe_load(row.value), row.source) for row in rows.itertuples()}
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_a_value_that_is_tagged_as_the_papers_is_the_papers(name):
+    known = reported()
+    tagged = [row for row in profiles.settings_table(profiles.load(name)) if row[2] != "ours"]
+    assert tagged
+    for setting, value, source in tagged:
+        assert known[setting] == (value, source), setting
+
+
+def test_the_paper_profile_keeps_all_that_the_paper_gives():
+    sources = profiles.load("paper").sources
+    assert [name for name, (_, source) in reported().items() if source == "paper" and sources[name] != "paper"] == []
 
 
 def test_override_replaces_one_value_and_is_ours():
