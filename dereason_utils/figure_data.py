@@ -53,7 +53,7 @@ def training_curve(read: Results, column: str) -> pd.DataFrame:
     'informative_share'.
     """
     steps = read.grpo
-    if column == "informative_share":
+    if column == "informative_share" and not steps.empty:
         steps = steps.assign(informative_share=1 - steps["zero_variance_share"])
     parts = []
     for (arm, seed), run in steps.groupby(["arm", "seed"], sort=False):

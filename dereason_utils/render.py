@@ -87,6 +87,8 @@ def write(
 
 def plain_display(table: pd.DataFrame) -> pd.DataFrame:
     """A readable copy of the smaller tables: arm names in words, value and interval in one cell, no sizes."""
+    if table.empty:  # no pair of arms was run, or no arm with RL
+        return table
     table = table.copy()
     for column in {"arm", "a", "b"} & set(table.columns):
         table[column] = table[column].map(results.label)
@@ -157,7 +159,24 @@ def readme_block(table1: Path) -> str:
     ].copy()
     shown.columns = [f"{high}: {low}" if high.startswith("Paper") else low for high, low in shown.columns]
     body = to_markdown(shown, "Table 1, general benchmarks", notes(table, "table1")).strip()
-    return f"{BEGIN}\n{body}\n\n{cost_line(table1.parents[1])}\n{END}"
+    lines = [*learning_line(table1.with_name("training_slopes.csv")), cost_line(table1.parents[1])]
+    return f"{BEGIN}\n{body}\n\n" + "\n\n".join(lines) + f"\n{END}"
+
+
+def learning_line(slopes: Path) -> list[str]:
+    """Whether the training reward rose, arm by arm, as one sentence; nothing where no RL was run."""
+    if not slopes.is_file():
+        return []
+    table = pd.read_csv(slopes)
+    rows = table[table["curve"] == "reward"].itertuples()
+    arms = [
+        f"{results.label(row.arm)} {row.first_quarter:.3f} to {row.last_quarter:.3f} (slope {row.slope:+.4f} per step, "
+        f"95% interval {row.low:+.4f} to {row.high:+.4f})"
+        for row in rows
+    ]
+    return [
+        "Training reward, mean of the first and of the last quarter of the steps: " + "; ".join(arms) + "."
+    ]
 
 
 def cost_line(results_folder: Path) -> str:

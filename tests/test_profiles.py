@@ -39,7 +39,9 @@ def test_a_value_that_is_tagged_as_the_papers_is_the_papers(name):
 
 def test_the_paper_profile_keeps_all_that_the_paper_gives():
     sources = profiles.load("paper").sources
-    assert [name for name, (_, source) in reported().items() if source == "paper" and sources[name] != "paper"] == []
+    assert [
+        name for name, (_, source) in reported().items() if source == "paper" and sources[name] != "paper"
+    ] == []
 
 
 def test_override_replaces_one_value_and_is_ours():

@@ -1,5 +1,6 @@
 """Tables hold what the per-item files hold."""
 
+import ast
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 import synthetic_results
 
-from dereason_utils import paths, render, results, stats, tables
+from dereason_utils import manifest, paths, render, results, sources, stats, tables
 from dereason_utils.errors import InputError
 from dereason_utils.split import ARMS
 
@@ -207,6 +208,38 @@ def test_the_readme_shows_table1(tmp_path, table1):
     assert f"{row['Avg.']:.1f} [{row['Avg. low']:.1f}, {row['Avg. high']:.1f}]" in text
     path.write_text(text.replace(f"{row['Avg.']:.1f} [", f"{row['Avg.'] + 1:.1f} ["))
     assert not render.readme_is_current(path, csv)
+
+
+@pytest.mark.parametrize("arms", [("base",), ("base", "dereason"), ("rl_only", "sft_only")])
+def test_the_notebook_draws_whatever_arms_were_run(tmp_path, monkeypatch, arms):
+    for name in ("RESULTS", "RUNS"):
+        monkeypatch.setenv(f"DEREASON_{name}", str(tmp_path / name.lower()))
+    synthetic_results.write("cpu", arms=arms, test_size=30, gym_size=12, train=60)
+    chosen = {"overrides": {"arms": list(arms)}}
+    cells = sources.notebook_code(paths.notebook_path("06_figures"))
+    given = [node for node in cells.body if isinstance(node, ast.AnnAssign) and node.target.id in chosen]
+    for node in given:
+        node.value = ast.parse(repr(chosen[node.target.id]), mode="eval").body
+    assert given
+    exec(compile(ast.fix_missing_locations(cells), "06_figures", "exec"), {})  # noqa: S102 (our own notebook)
+    step = manifest.require("cpu", "06_figures")
+    assert {"table1.html", "table2.tex", "differences.md", "training_slopes.csv", "figure7.png"} <= set(
+        step.outputs
+    )
+
+
+def test_the_readme_says_whether_the_reward_rose(tmp_path):
+    path = tmp_path / "training_slopes.csv"
+    assert render.learning_line(path) == []
+    path.write_text(
+        "arm,seed,curve,slope,low,high,p,steps,first_quarter,last_quarter\n"
+        "rl_only,0,reward,0.00183,-0.0001,0.0036,0.04,24,0.0026,0.0364\n"
+        "rl_only,0,entropy,-0.1,-0.2,0.1,0.4,24,2.0,1.0\n"
+    )
+    [line] = render.learning_line(path)
+    assert line.endswith(
+        ": RL only 0.003 to 0.036 (slope +0.0018 per step, 95% interval -0.0001 to +0.0036)."
+    )
 
 
 def test_the_readme_command(tmp_path, folder, table1, capsys):
