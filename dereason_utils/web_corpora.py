@@ -1,0 +1,193 @@
+"""The paper's training corpora as problems of this project's schema (paper, section 3.1; facts of the columns below).
+
+WebInstruct-verified (General-Reasoner, arXiv 2505.14652) and Webscale-RL (arXiv 2510.06499) come from the hub at a fixed
+commit, or from a local folder of Parquet or JSON files with the same columns, for machines that reach no hub. Every row
+that is left out is counted under the first filter that it fails.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dereason_utils.errors import InputError
+from dereason_utils.schema import Problem
+from dereason_utils.verify import gold_is_scorable
+from dereason_utils.verify.rules import kind_of
+
+COMMIT = re.compile("[0-9a-f]{40}")
+FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+
+
+@dataclass(frozen=True)
+class WebCorpus:
+    """Where a corpus lives and what its columns are called; None: it has no such column."""
+
+    hub: str
+    id: str | None
+    subject: str
+    answer_type: str | None
+
+    @property
+    def columns(self) -> list[str]:
+        named = (self.id, "question", "answer", self.answer_type, self.subject)
+        return [name for name in named if name]
+
+
+# Webscale-RL also has the source text, whose column is named differently in different copies; it is never read.
+CORPORA = {
+    "webinstruct_verified": WebCorpus("TIGER-Lab/WebInstruct-verified", "id", "category", "answer_type"),
+    "webscale_rl": WebCorpus("Salesforce/Webscale-RL", None, "domain", None),
+}
+
+
+def read(name: str, path: str | None = None, revision: str | None = None) -> pd.DataFrame:
+    """The rows of a corpus, with the columns of `CORPORA[name].columns`.
+
+    path: a local folder; None: the hub, at the commit `revision`. Raises InputError when the folder holds no data, a
+    column is missing, a file is damaged, the commit is not one, or the hub cannot be reached.
+    """
+    from datasets import load_dataset
+
+    corpus = CORPORA[name]
+    where = f"{corpus.hub} (commit {revision})" if path is None else str(path)
+    if path is None:
+        if not COMMIT.fullmatch(revision or ""):
+            raise InputError(
+                f"Corpus {corpus.hub} has the revision {revision!r}: set corpus.revision to the 40 digits of a commit "
+                "of it, or corpus.path to a local folder with its files."
+            )
+        source = {"path": corpus.hub, "revision": revision}
+    else:
+        source = _local_files(Path(path))
+    try:
+        rows = load_dataset(**source, split="train")
+    except Exception as error:  # the libraries below raise errors of a dozen kinds
+        reason = (
+            str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        )
+        remedy = "check the network and the commit" if path is None else "replace the damaged file"
+        raise InputError(f"{where} cannot be read ({reason}): {remedy}.") from error
+    if missing := [column for column in corpus.columns if column not in rows.column_names]:
+        raise InputError(
+            f"{where} lacks the column {missing[0]!r} (it has {', '.join(rows.column_names)}): give it the columns of "
+            f"{corpus.hub}."
+        )
+    return rows.select_columns(corpus.columns).to_pandas()
+
+
+def _local_files(folder: Path) -> dict:
+    """What `load_dataset` needs for the folder's data files."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in FORMATS) if folder.is_dir() else []
+    kinds = {FORMATS[path.suffix] for path in files}
+    if len(kinds) != 1:
+        found = "both Parquet and JSON files" if kinds else "no Parquet or JSON file"
+        raise InputError(f"{folder} holds {found}: put the corpus's files of one format there.")
+    return {"path": kinds.pop(), "data_files": [str(path) for path in files]}
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What a corpus gave: problems (the fields of `schema.Problem`), counts per filter, and what was dropped.
+
+    counts: columns filter, dropped, left. dropped: columns row (from 1, in the source), filter, question, answer.
+    """
+
+    problems: pd.DataFrame
+    counts: pd.DataFrame
+    dropped: pd.DataFrame
+
+
+def to_problems(rows: pd.DataFrame, name: str, max_question: int, max_answer: int) -> Filtered:
+    """Rows of `read` as problems. max_question, max_answer: characters.
+
+    The filters, in this order: a question, answer or id that is no text or empty ('malformed'); a question that stands
+    there again with the same answer ('repeated') or with another one ('contradictory', all of them); a question or an
+    answer that is too long; an answer that the checker cannot score ('unverifiable').
+    """
+    corpus = CORPORA[name]
+    table = pd.DataFrame({
+        "row": range(1, len(rows) + 1),
+        "key": rows[corpus.id].map(_text) if corpus.id else "",
+        "question": rows["question"].map(_text),
+        "answer": rows["answer"].map(_text),
+        "answer_type": rows[corpus.answer_type].map(_text) if corpus.answer_type else "",
+        "subject": rows[corpus.subject].map(_text).str.lower(),
+    })  # fmt: skip
+    same = table["question"].str.split().str.join(" ").str.casefold()
+    answers = table["answer"].groupby(same).transform("nunique")
+    tests = {
+        "malformed": (table["question"] == "")
+        | (table["answer"] == "")
+        | (corpus.id is not None) & (table["key"] == ""),
+        "contradictory": answers > 1,
+        "repeated": same.duplicated(),
+        "question too long": table["question"].str.len() > max_question,
+        "answer too long": table["answer"].str.len() > max_answer,
+    }
+    failed = pd.Series("", index=table.index)
+    for label, test in tests.items():
+        failed = failed.mask((failed == "") & test, label)
+    left = table[failed == ""]
+    scorable = [gold_is_scorable(r.answer, r.answer_type or None, r.question) for r in left.itertuples()]
+    failed[left.index[[not ok for ok in scorable]]] = "unverifiable"
+    counts, remaining = [], len(table)
+    for label in (*tests, "unverifiable"):
+        dropped = int((failed == label).sum())
+        remaining -= dropped
+        counts.append({"filter": label, "dropped": dropped, "left": remaining})
+    kept = table[failed == ""]
+    if kept.empty:
+        worst = max(counts, key=lambda count: count["dropped"])
+        raise InputError(
+            f"No problem of {name} is left: of {len(rows)} rows the filter {worst['filter']!r} dropped "
+            f"{worst['dropped']}; look at the files or widen the limits."
+        )
+    out = table[failed != ""][["row", "question", "answer"]]
+    out.insert(1, "filter", failed[failed != ""])
+    return Filtered(_problems(kept, name, corpus), pd.DataFrame(counts), out.reset_index(drop=True))
+
+
+def _text(value) -> str:
+    """A text or whole number without blanks around it; '' for everything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int | np.integer):
+        return ""
+    return str(value).strip()
+
+
+def _problems(kept: pd.DataFrame, name: str, corpus: WebCorpus) -> pd.DataFrame:
+    """The steps are unknown, so 0. A row without an id is named by its question's hash."""
+    key = (
+        kept["key"]
+        if corpus.id
+        else kept["question"].map(lambda q: hashlib.sha256(q.encode()).hexdigest()[:16])
+    )
+    kinds = [kind_of(r.question, r.answer, r.answer_type or None) for r in kept.itertuples()]
+    problems = pd.DataFrame({
+        "id": name + "-" + key, "question": kept["question"], "answer": kept["answer"], "answer_type": kinds,
+        "subject": kept["subject"].replace("", "other"), "family": name, "steps": 0,
+    }).reset_index(drop=True)  # fmt: skip
+    if (again := problems["id"].duplicated()).any():
+        twice = problems["id"][again].iloc[0].removeprefix(f"{name}-")
+        raise InputError(f"The corpus {name} has the id {twice!r} twice: give each row an id of its own.")
+    return problems[list(Problem.model_fields)]
+
+
+def subset(problems: pd.DataFrame, train_size: int | None, validation_size: int, seed: int) -> pd.DataFrame:
+    """Draw training and validation problems by the seed; adds the column `split`. train_size None: all that are left.
+
+    A smaller training set is the beginning of a larger one of the same seed.
+    """
+    wanted = validation_size + (train_size or 1)
+    if wanted > len(problems):
+        raise InputError(
+            f"{wanted} problems are wanted and {len(problems)} are left after the filters: lower corpus.train_size."
+        )
+    order = np.random.default_rng([seed, 3]).permutation(len(problems))
+    end = len(problems) if train_size is None else validation_size + train_size
+    parts = {"validation": order[:validation_size], "train": order[validation_size:end]}
+    tables = [problems.iloc[np.sort(places)].assign(split=split) for split, places in parts.items()]
+    return pd.concat(tables, ignore_index=True)
