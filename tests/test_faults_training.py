@@ -160,7 +160,8 @@ def test_an_id_from_the_data_never_becomes_a_path(tmp_path):
     class State:
         global_step = 0
 
-    reward = grpo.reward_function(tmp_path / "a" / "checkpoints", 2)
+    settings = profiles.load("smoke").grpo.model_copy(update={"group_size": 2})
+    reward = grpo.reward_function(tmp_path / "a" / "checkpoints", settings)
     reward(
         completions=["\\boxed{7}", "8"], completion_ids=[[1], [2]], trainer_state=State(), rollout_s=[1.0, 1.0],
         log_metric=lambda name, value: None, id=["../../x"] * 2, question=[QUESTION] * 2, answer=["7"] * 2,

@@ -1,5 +1,6 @@
 """Every case of verify_cases.jsonl: verdict, time and memory."""
 
+import mmap
 import subprocess
 import sys
 import time
@@ -110,9 +111,8 @@ def test_summary_by_hand():
 
 def test_math_verify_alone_has_the_measured_traps():
     trap = report.Case("g", True, "", "listen", r"\boxed{silent}", None, "incorrect", "anagram")
-    assert (
-        report.math_verify_alone(trap, limit=60) == "correct"
-    )  # on a busy machine its imports alone take seconds
+    with mmap.mmap(-1, 5 * 2**30):  # as large as a process that has loaded torch
+        assert report.math_verify_alone(trap, limit=60) == "correct"  # its imports alone may take seconds
     assert report.ours(trap) == "incorrect"
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 from .. import disk
 from ..errors import InputError
@@ -85,12 +86,14 @@ def math_verify_alone(case: Case, limit: float = LIMIT) -> str:
     """The verdict of math-verify's own parse and verify, in a forked child that is killed after `limit` seconds."""
     import math_verify
 
+    # The child begins with this process's address space, which torch, for one, makes gigabytes large.
+    address_space = psutil.Process().memory_info().vms + 4 * 2**30
     child = os.fork()
     if child == 0:
         code = 3
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+            resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
             # A gold answer in a box is the form that math-verify reads best.
             gold = math_verify.parse(f"\\boxed{{{case.gold}}}", raise_on_error=False)
             code = (
