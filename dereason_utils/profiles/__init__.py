@@ -5,6 +5,7 @@ A profile is a YAML file in this folder. Each value carries a tag that says wher
 the scale forces another value). `load` checks names, types and ranges; `Profile.sources` keeps the tags.
 """
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -198,6 +199,11 @@ def _tagged(source):
 
 for _source in SOURCES:
     _Loader.add_constructor(f"!{_source}", _tagged(_source))
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a hub revision is a commit's 40 digits: a branch would be something else tomorrow."""
+    return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
 
 
 def names() -> list[str]:
