@@ -1,66 +1,22 @@
 """Sampling completions with the policy: one function for rollouts, rating and evaluation.
 
-Hugging Face's `generate` spends most of a CPU's time on four things that a rollout does not need: copying each
-key/value head for every query head, copying the whole cache for every token, drawing from 49k probabilities with
-`multinomial`, and decoding rows that have already ended. The loop below leaves them out and is otherwise plain
-ancestral sampling.
+Hugging Face's `generate` spends most of a CPU's time on what a rollout does not need: copying each key/value head for
+every query head and the whole cache for every token, drawing from 49k probabilities with `multinomial`, reading the
+prompts' common beginning once per row, and decoding rows that have already ended. The loop below leaves that out and
+is otherwise plain ancestral sampling; `cpu_llama` reads the model.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from os.path import commonprefix
 
 import torch
-import torch.nn.functional as F
-from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from dereason_utils import cpu_llama
 from dereason_utils.errors import InputError
 
-GROUPED = "dereason_grouped"
 _SHRINK_AT = 0.75  # rows still decoding, as a share of the batch, below which the batch is cut down
-
-
-def grouped_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
-    """Attention without repeating keys for grouped queries, in the form that is quickest on a CPU.
-
-    query [batch, heads, length, dim], key and value [batch, groups, keys, dim]; `attention_mask` is boolean (True: may
-    be seen) and broadcasts to [batch, heads, length, keys], or None for plain causal attention. The heads that share a
-    key are laid along the length axis, which is the same arithmetic. While decoding that halves a step's time. In
-    training the explicit products are used, because the backward pass of PyTorch's fused attention on a CPU is a
-    third slower at these lengths.
-    """
-    batch, heads, length, dim = query.shape
-    groups, keys = key.shape[1:3]
-    folded = query.reshape(batch, groups, heads // groups * length, dim)
-    if length == 1:
-        out = F.scaled_dot_product_attention(folded, key, value, attn_mask=attention_mask, scale=scaling)
-        return out.reshape(batch, 1, heads, dim), None
-    if not torch.is_grad_enabled():
-        out = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=attention_mask,
-            is_causal=attention_mask is None,
-            scale=scaling,
-            enable_gqa=True,
-        )
-        return out.transpose(1, 2).contiguous(), None
-    if attention_mask is None:
-        attention_mask = torch.ones(1, 1, length, keys, dtype=torch.bool, device=query.device).tril(
-            keys - length
-        )
-    scores = (folded @ key.transpose(-1, -2)).view(batch, groups, heads // groups, length, keys) * scaling
-    scores = scores.masked_fill(~attention_mask.unsqueeze(2), torch.finfo(scores.dtype).min)
-    weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
-    weights = F.dropout(weights, dropout, module.training)
-    out = (weights.view(batch, groups, -1, keys) @ value).view(batch, heads, length, dim)
-    return out.transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(GROUPED, grouped_attention)
-AttentionMaskInterface.register(GROUPED, sdpa_mask)
 
 
 class RoomyLayer(DynamicLayer):
@@ -100,11 +56,17 @@ def draw(
 
     logits [rows, vocabulary]; both results [rows]. Inverse-CDF sampling; temperature 0 takes the most likely token.
     """
-    logits = logits.float()
+    logits = logits.float().clamp(min=-1e9)  # 0 * -inf would make an impossible token's entropy NaN
     if temperature == 0:
         return logits.argmax(-1), torch.zeros(len(logits))
-    probabilities = torch.softmax(logits / temperature, -1)
-    entropy = torch.special.entr(probabilities).sum(-1)
+    if temperature != 1:
+        logits = logits / temperature
+    probabilities = torch.softmax(logits, -1)
+    top = logits.amax(-1)
+    log_sum = top - probabilities.amax(-1).log()
+    entropy = log_sum - torch.linalg.vecdot(
+        probabilities, logits
+    )  # -sum p log p, without a logarithm per token
     cumulative = probabilities.cumsum(-1)
     # Scaled by the last entry because float32 sums of 49k terms end a little off 1.
     uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device) * cumulative[:, -1:]
@@ -133,14 +95,19 @@ def sample(
     generator = torch.Generator(device=model.device).manual_seed(seed)
     was_training = model.training
     model.eval()
-    # Float32 adapters over bfloat16 weights: autocast computes both as the training step does, and faster.
-    mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
+    read = reader(model)
     done = 0
     for chosen in batches(prompts, batch_size // copies):
-        with mixed:
-            batch = _decode(
-                model, tokenizer, [prompts[i] for i in chosen], copies, max_new_tokens, temperature, generator
-            )
+        batch = _decode(
+            model,
+            tokenizer,
+            read,
+            [prompts[i] for i in chosen],
+            copies,
+            max_new_tokens,
+            temperature,
+            generator,
+        )
         for place, i in enumerate(chosen):
             results[i] = batch[place * copies : (place + 1) * copies]
         done += len(chosen)
@@ -156,14 +123,50 @@ def batches(prompts: list[list[int]], size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _decode(model, tokenizer, prompts, copies, max_new_tokens, temperature, generator) -> list[Completion]:
-    """Left-pad, read each prompt once, copy its cache for every completion, then draw token by token."""
-    ends = torch.tensor(end_tokens(model, tokenizer), device=model.device)
-    ids, mask, positions = left_padded(prompts, tokenizer, model.device)
+def reader(model):
+    """read(ids, mask, positions, cache) -> logits [rows, vocabulary] after each row's last token.
+
+    ids and positions [rows, tokens]; mask [rows, keys] is 0 for padding, the cache's keys included. The weights are
+    those of the moment when the reader is made.
+    """
+    if cpu_llama.is_readable(model):
+        body = cpu_llama.body(model)
+        adapters = body.adapters()
+        return lambda ids, mask, positions, cache: body.head(
+            body(ids, mask, positions, adapters, cache)[:, -1]
+        )
+
+    def read(ids, mask, positions, cache):
+        # Float32 adapters over bfloat16 weights: autocast computes both as the training step does.
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
+            return model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            ).logits[:, -1]  # fmt: skip
+
+    return read
+
+
+def read_prompts(model, tokenizer, read, prompts: list[list[int]]):
+    """(logits after each prompt, mask, cache) of a batch; what all prompts begin with is read once."""
     cache = Cache(layers=[RoomyLayer() for _ in range(model.config.num_hidden_layers)])
-    logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-    ).logits[:, -1]
+    width = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1)
+    ids, mask, positions = left_padded([prompt[width:] for prompt in prompts], tokenizer, model.device)
+    if width and len(prompts) > 1:
+        start = torch.tensor([prompts[0][:width]], device=model.device)
+        read(start, torch.ones_like(start), torch.arange(width, device=model.device)[None], cache)
+        cache.batch_repeat_interleave(len(prompts))
+        mask, positions = torch.cat([mask.new_ones(len(mask), width), mask], 1), positions + width
+    elif width:
+        ids, mask, positions = left_padded(prompts, tokenizer, model.device)
+    return read(ids, mask, positions, cache), mask, cache
+
+
+def _decode(
+    model, tokenizer, read, prompts, copies, max_new_tokens, temperature, generator
+) -> list[Completion]:
+    """Read each prompt once, copy its cache for every completion, then draw token by token."""
+    ends = torch.tensor(end_tokens(model, tokenizer), device=model.device)
+    logits, mask, cache = read_prompts(model, tokenizer, read, prompts)
     if logits.isnan().any():
         raise InputError(
             f"The policy {model.name_or_path} computes NaN instead of probabilities: train it again with a "
@@ -195,12 +198,7 @@ def _decode(model, tokenizer, prompts, copies, max_new_tokens, temperature, gene
             keep = alive.nonzero().squeeze(-1)
             cache.batch_select_indices(keep)
             rows, token, mask, alive = rows[keep], token[keep], mask[keep], alive[keep]
-        logits = model(
-            input_ids=token[:, None],
-            attention_mask=mask,
-            position_ids=mask.sum(-1, keepdim=True) - 1,
-            past_key_values=cache,
-        ).logits[:, -1]
+        logits = read(token[:, None], mask, mask.sum(-1, keepdim=True) - 1, cache)
     return [Completion(t, e, h / len(t)) for t, e, h in zip(tokens, ended, entropies, strict=True)]
 
 

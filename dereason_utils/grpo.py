@@ -8,9 +8,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from dereason_utils import disk, generate, prompts
+from dereason_utils.cpu_llama import causal_model, quick_training
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Grpo
-from dereason_utils.shared_prefix import causal_model, shared_prefix
 from dereason_utils.sources import code_hash
 from dereason_utils.training import (
     checkpoint_settings,
@@ -98,7 +98,7 @@ def train(
         callbacks=[mark_whole(), progress_callback("GRPO", ("reward", "entropy_sampled")), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
-    with shared_prefix(model, [prompts.tokenise_prompt(q, tokenizer, style) for q in problems["question"]]):
+    with quick_training(model, [prompts.tokenise_prompt(q, tokenizer, style) for q in problems["question"]]):
         return step_table(train_to_end(trainer, start), settings.updates_per_step)
 
 
@@ -218,7 +218,7 @@ def completion_log_probabilities(
     """
     causal, head = causal_model(model), model.get_output_embeddings()
     places = torch.arange(input_ids.shape[1], device=input_ids.device)
-    # Padding on the left of each prompt; it is moved to the right, as `shared_prefix` wants it.
+    # Padding on the left of each prompt; it is moved to the right, as `quick_training` wants it.
     blanks = attention_mask.argmax(1, keepdim=True)
     moved = (places + blanks) % len(places)
     states = causal.base_model(

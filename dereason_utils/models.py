@@ -157,8 +157,6 @@ def load_policy(where: str, settings: Model, seed: int, train: bool, policy: Pat
     import torch
     from transformers import set_seed
 
-    from dereason_utils.generate import GROUPED
-
     for folder in filter(None, (where, policy)):
         if Path(folder).is_dir():
             check_weights(Path(folder))
@@ -178,8 +176,6 @@ def load_policy(where: str, settings: Model, seed: int, train: bool, policy: Pat
         trust_remote_code=False,
         use_gradient_checkpointing="unsloth" if gpu else False,
     )
-    if settings.attention == "grouped":
-        model.set_attn_implementation(GROUPED)
     if not full:
         model = FastLanguageModel.get_peft_model(
             model,

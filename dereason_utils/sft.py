@@ -1,19 +1,20 @@
 """Supervised fine-tuning on the teacher's answers (paper, section 3.1), with TRL's SFTTrainer."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from dereason_utils import prompts
+from dereason_utils.cpu_llama import quick_training
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Model, Sft
-from dereason_utils.shared_prefix import shared_prefix
 from dereason_utils.sources import code_hash
 from dereason_utils.training import (
     checkpoint_settings,
-    draw_order_by_epoch,
     mark_whole,
     model_facts,
     progress_callback,
@@ -80,7 +81,6 @@ def train(
         packing=False,
         completion_only_loss=True,
         loss_type="chunked_nll",  # the same loss; logits of the completion alone, a chunk at a time
-        train_sampling_strategy="group_by_length",  # less padding; the order is drawn by the seed
         eval_strategy="steps" if validation else "no",
         eval_steps=max(1, steps // 4),
         **checkpoint_settings(seed, save_every=max(1, steps // 2), bfloat16=model.dtype == torch.bfloat16),
@@ -94,19 +94,54 @@ def train(
         callbacks=[step_timer(), mark_whole(), progress_callback("SFT", ("loss",)), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
-    with shared_prefix(model, [example["input_ids"] for example in examples]):
+    with quick_training(model, [example["input_ids"] for example in examples]):
         return step_table(train_to_end(trainer, start))
 
 
 def sft_trainer_class():
-    """TRL's SFTTrainer with an order of examples that a resumed run draws again (imported late: TRL is slow to load)."""
+    """TRL's SFTTrainer with batches of like length in random order (imported late: TRL is slow to load)."""
     from trl import SFTTrainer
 
-    class ResumableSFTTrainer(SFTTrainer):
+    class LikeLengthSFTTrainer(SFTTrainer):
         def _get_train_sampler(self, dataset=None):
-            return draw_order_by_epoch(super()._get_train_sampler(dataset), self.args.data_seed)
+            lengths = [len(ids) for ids in (dataset or self.train_dataset)["input_ids"]]
+            size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            return LikeLength(lengths, size, self.args.data_seed)
 
-    return ResumableSFTTrainer
+    return LikeLengthSFTTrainer
+
+
+class LikeLength(torch.utils.data.Sampler):
+    """Batches of examples of like length, the batches in random order; (seed, epoch) alone decide.
+
+    Like lengths need little padding. transformers' own `group_by_length` hands each 50 batches out from long to short,
+    so that a training ends every such stretch, and itself, on short and therefore easy examples.
+    """
+
+    WINDOW = (
+        50  # batches that are sorted together: enough for like lengths, few enough for ever new neighbours
+    )
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = np.array(lengths), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self):
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order, window = rng.permutation(len(self)), self.WINDOW * self.batch_size
+        parts = [order[i : i + window] for i in range(0, len(order), window)]
+        order = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in parts])
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        short = (
+            [batches.pop()] if len(batches[-1]) < self.batch_size else []
+        )  # last, or all others would shift
+        rng.shuffle(batches)
+        return iter(np.concatenate([*batches, *short]).tolist())
 
 
 def step_table(history: list[dict]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from dereason_utils import benchmarks, corpora, evaluate, grpo, models, profiles
 PROFILE = profiles.load(
     "smoke",
     {
-        "model.bfloat16": True, "model.attention": "grouped",
+        "model.bfloat16": True,
         "corpus.train_size": 16, "corpus.validation_size": 4, "corpus.test_size": 12, "corpus.max_steps": 2,
         # Three epochs of two updates and a checkpoint in the middle of the second epoch.
         "sft.epochs": 3, "sft.batch_size": 8, "sft.micro_batch_size": 4,

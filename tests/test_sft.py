@@ -1,5 +1,6 @@
 """SFT: what carries loss, and that nothing is cut silently."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -61,3 +62,26 @@ def test_step_table_puts_validation_losses_at_their_steps():
     table = sft.step_table(history)
     assert table["loss"].tolist() == [2.0, 1.0]
     assert table["validation_loss"].isna().tolist() == [True, False] and table["validation_loss"][1] == 1.5
+
+
+def test_batches_are_of_like_length_in_random_order_and_every_example_comes_once():
+    lengths = np.random.default_rng(0).integers(50, 400, 1003)
+    sampler = sft.LikeLength(lengths, 8, seed=3)
+    order = list(sampler)
+    assert sorted(order) == list(range(1003))
+    batches = [lengths[order[i : i + 8]] for i in range(0, 1003, 8)]
+    padding = 1 - lengths.sum() / sum(len(batch) * batch.max() for batch in batches)
+    assert padding < 0.05
+    means = [batch.mean() for batch in batches[:-1]]
+    assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.25, "neighbouring batches are not of like length"
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    sampler = sft.LikeLength([5, 3, 9, 1] * 30, 4, seed=0)
+    first = list(sampler)
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    again = sft.LikeLength([5, 3, 9, 1] * 30, 4, seed=0)
+    again.set_epoch(1)
+    assert list(again) == list(sampler)

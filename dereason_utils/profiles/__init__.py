@@ -38,9 +38,6 @@ class Model(Section):
     full_finetuning: bool
     lora_rank: PositiveInt
     lora_alpha: PositiveInt
-    attention: Literal[
-        "grouped", "default"
-    ]  # "grouped": our SDPA call without repeated keys (faster on a CPU)
     prompt_style: Literal["chat", "plain"]
 
 
