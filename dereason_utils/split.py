@@ -73,7 +73,8 @@ def sizes(sets: dict[str, tuple[pd.DataFrame | None, pd.DataFrame | None]]) -> p
         ids = [set() if part is None else set(part["id"]) for part in (sft, rl)]
         row = {"arm": arm, "sft": len(ids[0]), "rl": len(ids[1]), "shared": len(ids[0] & ids[1])}
         for name, part in (("sft", sft), ("rl", rl)):
-            row[f"{name}_mean_steps"] = None if part is None else part["steps"].mean()
+            known = None if part is None else part["steps"].where(part["steps"] > 0)
+            row[f"{name}_mean_steps"] = None if part is None else known.mean()
             row[f"{name}_mathematics"] = None if part is None else (part["subject"] == "mathematics").mean()
         rows.append(row)
     return pd.DataFrame(rows)
