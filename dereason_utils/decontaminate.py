@@ -32,7 +32,12 @@ def benchmark_questions(folder: str | None) -> dict[str, list[tuple[str, str]]]:
     for name, benchmark in hub_benchmarks.BENCHMARKS.items():
         path = None if folder is None else str(Path(folder) / name)
         rows = hub_data.load(
-            benchmark.hub, benchmark.split, path, pinned("datasets", benchmark.hub), SETTINGS, benchmark.config
+            benchmark.hub,
+            benchmark.split,
+            path,
+            pinned("datasets", benchmark.hub),
+            SETTINGS,
+            benchmark.config,
         )
         questions[name] = [
             (problem.id, problem.question.rsplit("\nA) ", 1)[0] if options else problem.question)

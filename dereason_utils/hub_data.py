@@ -8,7 +8,9 @@ from dereason_utils.profiles import is_commit
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 
 
-def load(hub: str, split: str, path: str | None, revision: str | None, settings: tuple[str, str], config=None):
+def load(
+    hub: str, split: str, path: str | None, revision: str | None, settings: tuple[str, str], config=None
+):
     """The rows, as a `datasets.Dataset`.
 
     path: a local folder; None: the hub, at the commit `revision`. settings: the names of the settings that hold these

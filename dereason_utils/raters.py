@@ -25,7 +25,12 @@ def open_judge(settings: profiles.Profile, step: Step) -> Rate:
 
 
 def follow_rubric(
-    ask: chat.Ask, questions: Sequence[str], settings: profiles.ModelJudge, seed: int, folder: Path, label: str
+    ask: chat.Ask,
+    questions: Sequence[str],
+    settings: profiles.ModelJudge,
+    seed: int,
+    folder: Path,
+    label: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rate by the whole rubric, analysis first (paper, appendix A.1); returns what `Rate` says.
 

@@ -134,5 +134,7 @@ def test_a_model_of_this_process_needs_a_commit_and_vllm(monkeypatch):
         chat.open_model(judge, 0, "judge")
     monkeypatch.setattr(chat, "find_spec", lambda name: None)
     pinned = judge.model_copy(update={"revision": "0" * 40})
-    with pytest.raises(InputError, match="judge.via is vllm, which is not installed.*the address of a server"):
+    with pytest.raises(
+        InputError, match="judge.via is vllm, which is not installed.*the address of a server"
+    ):
         chat.open_model(pinned, 0, "judge")

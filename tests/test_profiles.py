@@ -51,6 +51,22 @@ def test_override_replaces_one_value_and_is_ours():
     assert profiles.load("cpu").split.threshold == 3
 
 
+def test_override_replaces_a_section_as_a_whole():
+    profile = profiles.load(
+        "paper", {"teacher": dict(profiles.load("cpu").teacher), "corpus": dict(profiles.load("cpu").corpus)}
+    )
+    assert profile.teacher == profiles.load("cpu").teacher and profile.corpus.name == "mini_stem"
+    assert profile.sources["teacher.slip"] == "ours" and "teacher.name" not in profile.sources
+
+
+def test_another_address_of_the_same_server_redoes_nothing():
+    one, other, here = (
+        profiles.stage_settings(profiles.load("paper", {"judge.via": via}), "01_score")
+        for via in ("http://one:8000/v1", "https://other/v1", "vllm")
+    )
+    assert one == other != here
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("name", "overrides", "says"),
@@ -64,6 +80,18 @@ def test_override_replaces_one_value_and_is_ours():
         ("cpu", {"grpo.micro_batch_size": 7}, "not a multiple"),
         ("cpu", {"corpus.min_steps": 9, "corpus.max_steps": 2}, "min_steps is above max_steps"),
         ("cpu", {"eval.temperature": 0.0}, "greedy"),
+        (
+            "cpu",
+            {"corpus.name": "webscale_rl"},
+            "corpus.path: Field required.*given as a whole: -o 'corpus={...}'",
+        ),
+        ("paper", {"judge.via": "ftp://host"}, "judge.via: String should match"),
+        ("paper", {"judge.split_by": "reference"}, "judge.split_by: reference needs the corpus mini_stem"),
+        (
+            "paper",
+            {"teacher": {"via": "reference", "slip": 0.1}},
+            "teacher.via: reference needs the corpus mini_stem",
+        ),
     ],
 )
 def test_bad_values_say_what_and_where(name, overrides, says):

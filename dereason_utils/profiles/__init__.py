@@ -299,7 +299,12 @@ def is_commit(revision: str | None) -> bool:
 def pinned(kind: Literal["models", "datasets"], hub_id: str) -> str | None:
     """The commit that pins.json has for a hub id, or None."""
     path = FOLDER / PINS
-    return json.loads(path.read_text(encoding="utf-8")).get(kind, {}).get(hub_id) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get(kind, {}).get(hub_id)
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: remove it and run `make pins`.") from error
 
 
 def names() -> list[str]:
