@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dereason_utils import paths
 from dereason_utils.errors import InputError, first_line
 from dereason_utils.profiles import is_commit
 
@@ -13,7 +14,7 @@ def load(
 ):
     """The rows, as a `datasets.Dataset`.
 
-    path: a local folder; None: the hub, at the commit `revision`. settings: the names of the settings that hold these
+    path: a local folder, from the repository's root; None: the hub, at the commit `revision`. settings: the names of the settings that hold these
     two, for the messages. Raises InputError when the folder holds no data, a file is damaged, the commit is not one, or
     the hub cannot be reached.
     """
@@ -21,7 +22,7 @@ def load(
 
     where = f"{hub} (commit {revision})" if path is None else str(path)
     if path is not None:
-        source = {**_local_files(Path(path)), "split": "train"}
+        source = {**_local_files(paths.REPO / path), "split": "train"}
     elif is_commit(revision):
         source = {"path": hub, "name": config, "revision": revision, "split": split}
     else:

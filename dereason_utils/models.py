@@ -36,8 +36,8 @@ def locate(settings: Model) -> str:
         return str(build_tiny())
     if not Path(settings.name).is_dir() and not is_commit(settings.revision):
         raise InputError(
-            f"Model {settings.name!r} has the revision {settings.revision!r}: set model.revision to the 40 digits "
-            "of a commit of it."
+            f"Model {settings.name!r} has the revision {settings.revision!r}: run `make pins`, or set "
+            "model.revision to the 40 digits of a commit of it."
         )
     return settings.name
 

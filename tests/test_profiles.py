@@ -85,6 +85,7 @@ def test_another_address_of_the_same_server_redoes_nothing():
             {"corpus.name": "webscale_rl"},
             "corpus.path: Field required.*given as a whole: -o 'corpus={...}'",
         ),
+        ("paper", {"judge.via": "https://me:secret@host/v1"}, "judge.via: String should match"),
         ("paper", {"judge.via": "ftp://host"}, "judge.via: String should match"),
         ("paper", {"judge.split_by": "reference"}, "judge.split_by: reference needs the corpus mini_stem"),
         (

@@ -177,7 +177,8 @@ def test_a_problem_cannot_forge_a_turn():
 
 
 @pytest.mark.fault
-def test_benchmarks_out_of_reach_are_one_sentence(tmp_path):
+def test_benchmarks_out_of_reach_are_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "PINS", "none.json")  # as before `make pins`
     settings = profiles.load("paper").corpus
     with pytest.raises(InputError, match="MMLU-Pro.*`make pins`.*corpus.benchmarks_path to a local folder"):
         corpora.load(settings)

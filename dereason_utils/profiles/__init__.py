@@ -94,7 +94,7 @@ class Instruct(Section):
     `via` is 'vllm' (in this process) or the http address of a server that speaks OpenAI's chat protocol.
     """
 
-    via: str = Field(pattern="^(vllm|https?://.+)$")
+    via: str = Field(pattern=r"^(vllm|https?://[^@\s]+)$")  # no password: notebooks show it
     name: str  # a hub id, a local folder, or the name that the server knows
     revision: str | None  # the hub's commit; null: from pins.json; a server has its own
     temperature: NonNegativeFloat  # 0 = greedy
