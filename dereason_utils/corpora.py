@@ -40,7 +40,7 @@ def _web(settings: WebCorpus) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """filters: how many rows each filter dropped. decontamination: per benchmark. overlaps: the pairs, by id alone,
     because some benchmarks ask that their text is not spread.
     """
-    benchmarks = decontaminate.benchmark_questions(settings.benchmarks_path)
+    benchmarks = decontaminate.benchmark_questions(settings.benchmark_folder)
     rows = web_corpora.read(settings.name, settings.path, settings.revision)
     made = web_corpora.to_problems(rows, settings.name, settings.max_question, settings.max_answer)
     found = decontaminate.overlaps(made.problems, benchmarks, settings.overlap_words)

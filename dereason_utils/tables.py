@@ -98,7 +98,7 @@ def by_group(read: Results, column: str) -> pd.DataFrame:
                 {"arm": arm, column: value, **_percent(estimate), "parse_failure": 100 * failed}
                 | _sizes(estimate, copies)
             )
-    if not rows:  # the corpus does not know the steps
+    if not rows:  # no benchmark of this run knows its steps
         return pd.DataFrame(columns=["arm", column, "accuracy", "low", "high", "parse_failure", "questions"])
     return pd.DataFrame(rows).round(2)
 

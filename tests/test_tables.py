@@ -1,16 +1,14 @@
 """Tables hold what the per-item files hold."""
 
 import ast
-import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 import synthetic_results
-from matplotlib.text import Text
 
-from dereason_utils import figure_data, figures, manifest, paths, render, results, sources, stats, tables
+from dereason_utils import manifest, paths, render, results, sources, stats, tables
 from dereason_utils.errors import InputError
 from dereason_utils.split import ARMS
 
@@ -140,14 +138,6 @@ def test_by_group_counts_every_question_once(read):
     one = read.items[(read.items["arm"] == "dereason") & (read.items["steps"] == 3)]
     shown = steps[(steps["arm"] == "dereason") & (steps["steps"] == 3)]["accuracy"].item()
     assert shown == pytest.approx(100 * one["correct"].mean(), abs=0.006)
-
-
-def test_without_known_steps_there_is_no_accuracy_by_steps_and_the_figure_says_so(read):
-    unknown = dataclasses.replace(read, items=read.items.assign(steps=0))
-    by_steps = figure_data.accuracy_by_steps(unknown)
-    assert by_steps.empty and tables.by_group(unknown, "steps").empty
-    words = [text.get_text() for text in figures.figure7(by_steps).findobj(Text)]
-    assert any("no test problem's true steps are known" in word for word in words)
 
 
 def test_pass_at_k_and_majority(read):

@@ -11,7 +11,9 @@ from test_hub_benchmarks import ROWS as BENCHMARK_ROWS
 
 from dereason_utils import corpora, profiles, prompts, raters, run
 from dereason_utils.errors import InputError
+from dereason_utils.hub_benchmarks import BENCHMARKS
 
+MATH = next(name for name, benchmark in BENCHMARKS.items() if "MATH-500" in benchmark.hub)
 SHARED = "A cart of mass two kilograms rolls down a smooth slope of length nine metres and height four metres"
 DECODING = {"revision": None, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_tokens": 64, "max_length": 512,
             "memory_share": 0.9, "shard_size": 16}  # fmt: skip
@@ -54,7 +56,7 @@ def study(tmp_path_factory):
     pd.DataFrame(problem_rows()).to_parquet(root / "corpus" / "train.parquet")
     for name, row in BENCHMARK_ROWS.items():
         (root / "benchmarks" / name).mkdir(parents=True)
-        shared = {"problem": f"{SHARED}. What is its speed?"} if name == "MATH-500" else {}
+        shared = {"problem": f"{SHARED}. What is its speed?"} if name == MATH else {}
         (root / "benchmarks" / name / "rows.json").write_text(json.dumps([row | shared]))
     patch = pytest.MonkeyPatch()
     patch.setenv("DEREASON_RESULTS", str(root / "results"))
@@ -65,7 +67,7 @@ def study(tmp_path_factory):
         overrides = {
             "corpus": {"name": "webinstruct_verified", "path": str(root / "corpus"), "revision": None, "seed": 1,
                        "train_size": None, "validation_size": 8, "max_question": 500, "max_answer": 50,
-                       "overlap_words": 13, "benchmarks_path": str(root / "benchmarks")},
+                       "overlap_words": 13, "benchmark_folder": str(root / "benchmarks")},
             "judge": {**model, "split_by": "llm", "retries": 1},
             "teacher": {**model, "temperature": 0.7},
             "arms": ["base", "dereason"], "sft.epochs": 1, "grpo.steps": 1, "grpo.save_every": 1, "grpo.probe_size": 2,
@@ -85,7 +87,7 @@ def test_the_corpus_is_filtered_and_the_benchmarks_problem_is_gone(study):
     assert filters[filters > 0].to_dict() == {"malformed": 1, "unverifiable": 1, "overlaps a benchmark": 1}
     report = pd.read_csv(study[0] / "01_score" / "decontamination.csv").set_index("benchmark")
     assert set(report.index) == set(BENCHMARK_ROWS)
-    assert report["problems_removed"].to_dict() == {name: int(name == "MATH-500") for name in report.index}
+    assert report["problems_removed"].to_dict() == {name: int(name == MATH) for name in report.index}
     problems = pd.read_parquet(study[0] / "01_score" / "problems.parquet")
     assert problems["split"].value_counts().to_dict() == {"train": 32, "validation": 8}
     assert set(problems["steps"]) == {0} and not problems["question"].str.contains(SHARED).any()
@@ -149,6 +151,8 @@ def test_the_manifest_knows_the_model_and_no_address(study):
 def test_what_needs_true_steps_is_empty_and_stops_nothing(study):
     agreement = pd.read_csv(study[0] / "01_score" / "judge_agreement.csv")
     assert agreement["n"].eq(0).all() and agreement["spearman"].isna().all()
+    for name in ("by_steps.csv", "figure7.csv"):
+        assert pd.read_csv(study[0] / "06_figures" / name).empty
     assert (study[0] / "06_figures" / "manifest.json").is_file()
 
 
@@ -180,7 +184,7 @@ def test_a_problem_cannot_forge_a_turn():
 def test_benchmarks_out_of_reach_are_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(profiles, "PINS", "none.json")  # as before `make pins`
     settings = profiles.load("paper").corpus
-    with pytest.raises(InputError, match="MMLU-Pro.*`make pins`.*corpus.benchmarks_path to a local folder"):
+    with pytest.raises(InputError, match="MMLU-Pro.*`make pins`.*corpus.benchmark_folder to a local folder"):
         corpora.load(settings)
-    with pytest.raises(InputError, match="MMLU-Pro holds no Parquet or JSON file"):
-        corpora.load(settings.model_copy(update={"benchmarks_path": str(tmp_path)}))
+    with pytest.raises(InputError, match="holds no Parquet or JSON file"):
+        corpora.load(settings.model_copy(update={"benchmark_folder": str(tmp_path)}))

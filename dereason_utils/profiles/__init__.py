@@ -82,7 +82,7 @@ class WebCorpus(Section):
     max_question: PositiveInt  # characters
     max_answer: PositiveInt  # characters
     overlap_words: PositiveInt  # a problem that shares so many words in a row with a benchmark is taken out
-    benchmarks_path: str | None  # a folder with one folder of files per benchmark; null: the hub
+    benchmark_folder: str | None  # a folder with one folder of files per benchmark; null: the hub
 
 
 Corpus = Annotated[MiniStem | WebCorpus, Field(discriminator="name")]
