@@ -160,7 +160,11 @@ def cube(items: pd.DataFrame, arm: str, value: str = "correct") -> tuple[np.ndar
     questions = rows[rows["seed"] == rows["seed"].iloc[0]].drop_duplicates("item_id").reset_index(drop=True)
     shape = (rows["seed"].nunique(), len(questions), -1)
     questions = questions[["benchmark", "table", "item_id", "subject", "family", "steps"]]
-    group = questions["benchmark"].map(source) + " " + questions["family"].fillna(questions["item_id"])
+    group = (
+        questions["benchmark"].map(source)
+        + " "
+        + questions["family"].astype(object).fillna(questions["item_id"])
+    )
     return rows[value].to_numpy(float).reshape(shape), questions.assign(group=group)
 
 
