@@ -123,7 +123,7 @@ def judge(data: Path, work: Path) -> None:
 
 def why(row) -> str:
     """What a disagreement comes from; an error where it is none of those that were looked at."""
-    if row.harness_extracted in (None, "[invalid]"):
+    if row.harness_extracted == "[invalid]":
         return (
             "no box and no letter behind 'answer is': the harness finds nothing, ours reads the marked line"
         )
@@ -141,7 +141,9 @@ def report(data: Path, work: Path) -> None:
 
     ours, theirs = (pd.read_json(work / f"{name}.jsonl", lines=True) for name in ("ours", "harness"))
     both = ours.merge(theirs, on="item_id", validate="one_to_one").astype({"gold": str})
-    both["harness_extracted"] = both["harness_extracted"].where(both["harness_extracted"].notna(), None)
+    both["harness_extracted"] = both["harness_extracted"].fillna(
+        "[invalid]"
+    )  # the harness's word for nothing
     both["agree"] = both["correct"] == both["harness"]
     both["why"] = ["" if row.agree else why(row) for row in both.itertuples()]
     shown = [
