@@ -167,6 +167,7 @@ def report(data: Path, work: Path) -> None:
     }  # fmt: skip
     rows = []
     for name, part in [*both.groupby("benchmark"), ("all", both)]:
+        read = part[(part["harness_extracted"] != "[invalid]") | ~part["parse_failure"]]
         table = pd.crosstab(part["correct"], part["harness"]).reindex(
             [False, True], columns=[False, True], fill_value=0
         )
@@ -175,7 +176,8 @@ def report(data: Path, work: Path) -> None:
         rows.append({
             "benchmark": name, "items": len(part), "agree": part["agree"].sum(), "share": part["agree"].mean(),
             "right_ours": part["correct"].sum(), "right_harness": part["harness"].sum(),
-            "right_both": (part["correct"] & part["harness"]).sum(), "kappa": round(kappa, 3),
+            "right_both": (part["correct"] & part["harness"]).sum(), "kappa": round(kappa, 3), "read_by_either": len(read),
+            "share_of_read": round(read["agree"].mean(), 3),
             "unparsed_ours": part["parse_failure"].mean(), "data_sha256": file, **facts,
         })  # fmt: skip
     disk.write_table(folder / "harness_summary.csv", pd.DataFrame(rows))

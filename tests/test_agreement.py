@@ -25,6 +25,8 @@ def test_the_summary_counts_the_items():
     for name, part in ITEMS.groupby("benchmark"):
         row = SUMMARY.loc[name]
         assert row["items"] == len(part) and row["agree"] == (part["agree"] == "True").sum()
+        read = part[(part["extracted"] != "") | (part["harness_extracted"] != "[invalid]")]
+        assert row["read_by_either"] == len(read)
         assert row["right_ours"] == (part["correct"] == "True").sum()
         assert row["right_harness"] == (part["harness"] == "True").sum()
 

@@ -213,7 +213,8 @@ def test_the_real_rows_of_bbeh_can_be_read_and_scored(tmp_path):
     (tmp_path / "bbeh.json").write_bytes((SHARED / "bbeh_mini.json").read_bytes())
     items = hub_benchmarks.items(evaluation(benchmarks=["bbeh"], benchmark_folder=str(tmp_path)))
     made = [(item.problem, item.options) for item in items]
-    assert len(made) == 460 and len({problem.subject for problem, _ in made}) == 23
+    assert len(made) == 460
+    assert {problem.subject for problem, _ in made} == {"all"}  # the mini version does not name its tasks
     verdicts = [
         verify(p.question, p.answer, f"\\boxed{{{p.answer}}}", p.answer_type).verdict for p, _ in made
     ]
