@@ -72,6 +72,10 @@ def _open(key, question: str, answer, subject: str) -> dict:
     }  # fmt: skip
 
 
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _listed(options) -> list[str]:
     if isinstance(options, str):  # a CSV file has no lists
         raise TypeError("its options are one text and no list")
@@ -91,7 +95,7 @@ def supergpqa(row: dict, number: int, seed: int) -> dict:
 
 def gpqa(row: dict, number: int, seed: int) -> dict:
     """The right answer stands first in the file: the options are shuffled, by seed and question alone."""
-    key = hashlib.sha256(row["Question"].encode()).hexdigest()[:16]
+    key = _hash(row["Question"])
     texts = [row["Correct Answer"], *(row[f"Incorrect Answer {i}"] for i in (1, 2, 3))]
     order = np.random.default_rng([seed, int(key, 16)]).permutation(4)
     options = [texts[i].strip() for i in order]
@@ -112,7 +116,8 @@ def math_500(row: dict, number: int, seed: int) -> dict:
 
 
 def aime(row: dict, number: int, seed: int) -> dict:
-    return _open(row.get("id", number), row["problem"], row["answer"], "mathematics")
+    """Named by the problem: a contest's two papers may number their problems alike."""
+    return _open(_hash(row["problem"]), row["problem"], row["answer"], "mathematics")
 
 
 BENCHMARKS = {
