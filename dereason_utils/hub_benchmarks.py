@@ -169,18 +169,18 @@ def _items(name: str, problems: list[tuple[Problem, int]], temperature: float) -
 
 
 def read(name: str, folder: str | None = None, commit: str | None = None) -> list[dict]:
-    """A benchmark's rows: <folder>/<name>.parquet, .jsonl, .json or .csv, or the hub's at a commit.
+    """A benchmark's rows: of the Parquet, JSON or CSV files in <folder>/<name>, or the hub's at a commit.
 
     A .json file is a list of rows, or holds one under its only list (BBEH's 'examples'). Raises InputError, which for a
     gated benchmark says how to get access.
     """
     benchmark = BENCHMARKS[name]
     if folder is not None:
-        return _read_file(name, Path(folder))
+        return _read_files(name, Path(folder) / name)
     if not is_commit(commit):
         raise InputError(
             f"{name} has no commit of {benchmark.hub}: add {name}@<its 40 digits> to eval.benchmark_commits, or set "
-            "eval.benchmark_folder to a folder with its file."
+            f"eval.benchmark_folder to a folder with a folder {name} of its files."
         )
     from datasets import load_dataset
 
@@ -197,18 +197,20 @@ def read(name: str, folder: str | None = None, commit: str | None = None) -> lis
     return rows.to_list()
 
 
-def _read_file(name: str, folder: Path) -> list[dict]:
-    found = [folder / f"{name}{ending}" for ending in READERS if (folder / f"{name}{ending}").is_file()]
-    if len(found) != 1:
-        what = "several files" if found else "no file"
-        raise InputError(f"{folder} holds {what} of {name}: put one there, {name} with {', '.join(READERS)}.")
-    try:
-        rows = READERS[found[0].suffix](found[0])
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        # Not the library's words: they may quote a line of a secret file.
-        raise InputError(f"{found[0]} cannot be read ({type(error).__name__}): replace the file.") from None
+def _read_files(name: str, folder: Path) -> list[dict]:
+    files = sorted(path for path in folder.glob("*") if path.suffix in READERS) if folder.is_dir() else []
+    if len({path.suffix for path in files}) != 1:
+        what = "files of several formats" if files else "no file"
+        raise InputError(f"{folder} holds {what}: put {name} there, in one of {', '.join(READERS)}.")
+    rows = []
+    for path in files:
+        try:
+            rows += READERS[path.suffix](path)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            # Not the library's words: they may quote a line of a secret file.
+            raise InputError(f"{path} cannot be read ({type(error).__name__}): replace the file.") from None
     if not rows:
-        raise InputError(f"{found[0]} has no rows: replace the file.")
+        raise InputError(f"{folder} has no rows: replace {files[0].name}.")
     return rows
 
 

@@ -36,9 +36,9 @@ def evaluated(roots, monkeypatch):
     disk.write_table(scored.folder / "problems.parquet", pd.DataFrame([{**problem, "split": "test"}]))
     manifest.finish(scored, outputs=["problems.parquet"])
     folder = roots / "files"
-    folder.mkdir()
     for name, rows in FILES.items():
-        (folder / f"{name}.json").write_text(json.dumps(rows))
+        (folder / name).mkdir(parents=True)
+        (folder / name / "rows.json").write_text(json.dumps(rows))
     overrides = {
         "model.name": str(small_policy.build(roots / "model", chat=True)), "model.prompt_style": "chat",
         "model.max_length": 1024, "eval.benchmarks": list(FILES), "eval.benchmark_folder": str(folder),

@@ -88,15 +88,16 @@ def evaluation(**changes):
 
 
 def put(folder, name, rows, ending=".jsonl"):
-    folder.mkdir(exist_ok=True)
+    path = folder / name / f"rows{ending}"
+    path.parent.mkdir()
     if ending == ".jsonl":
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif ending == ".json":
-        (folder / f"{name}.json").write_text(json.dumps({"canary": "x", "examples": rows}))
+        path.write_text(json.dumps({"canary": "x", "examples": rows}))
     elif ending == ".csv":
-        pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
+        pd.DataFrame(rows).to_csv(path, index=False)
     else:
-        pd.DataFrame(rows).to_parquet(folder / f"{name}.parquet")
+        pd.DataFrame(rows).to_parquet(path)
 
 
 def test_the_profiles_name_these_benchmarks_and_the_tables_their_columns():
@@ -147,16 +148,17 @@ def test_a_cap_draws_by_seed_and_a_smaller_draw_is_part_of_a_larger_one(tmp_path
 @pytest.mark.parametrize(
     "files, says",
     [
-        ([], "holds no file of mmlu_pro"),
-        (["mmlu_pro.csv", "mmlu_pro.json"], "holds several files of mmlu_pro"),
+        ([], "holds no file: put mmlu_pro there"),
+        (["mmlu_pro.csv", "mmlu_pro.json"], "holds files of several formats: put mmlu_pro there"),
         (["mmlu_pro.jsonl"], r"mmlu_pro.jsonl cannot be read \(JSONDecodeError\): replace"),
         (["mmlu_pro.parquet"], r"mmlu_pro.parquet cannot be read \(ArrowInvalid\): replace"),
         (["mmlu_pro.json"], r"mmlu_pro.json cannot be read"),
     ],
 )
 def test_a_missing_or_damaged_file_is_named_and_not_quoted(tmp_path, files, says):
+    (tmp_path / "mmlu_pro").mkdir()
     for name in files:
-        (tmp_path / name).write_text("a secret line\n")
+        (tmp_path / "mmlu_pro" / name).write_text("a secret line\n")
     with pytest.raises(InputError, match=says) as caught:
         hub_benchmarks.read("mmlu_pro", str(tmp_path))
     assert "secret" not in "".join(traceback.format_exception(caught.value))
@@ -210,7 +212,8 @@ SHARED = paths.REPO.parent / "shared" / "data"
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data with bbeh_mini.json")
 def test_the_real_rows_of_bbeh_can_be_read_and_scored(tmp_path):
-    (tmp_path / "bbeh.json").write_bytes((SHARED / "bbeh_mini.json").read_bytes())
+    (tmp_path / "bbeh").mkdir()
+    (tmp_path / "bbeh" / "bbeh_mini.json").write_bytes((SHARED / "bbeh_mini.json").read_bytes())
     items = hub_benchmarks.items(evaluation(benchmarks=["bbeh"], benchmark_folder=str(tmp_path)))
     made = [(item.problem, item.options) for item in items]
     assert len(made) == 460

@@ -138,7 +138,7 @@ class Eval(Section):
 
     benchmarks: tuple[str, ...] = Field(min_length=1)
     benchmark_commits: tuple[str, ...]
-    benchmark_folder: str | None  # of <name>.jsonl, .json, .csv or .parquet, instead of the hub
+    benchmark_folder: str | None  # with a folder <name> of files per benchmark; null: the hub
     items_per_benchmark: PositiveInt | None  # of the hub's, drawn by `seed`; null: all
     samples: PositiveInt
     temperature: NonNegativeFloat  # 0 = greedy
