@@ -209,8 +209,8 @@ def build(
     test_problems: Iterable[Problem],
     rg_problems: Iterable[Problem],
     hard_from_steps: int,
-    samples: int = 1,
-    temperature: float = 0.0,
+    samples: int,
+    temperature: float,
 ) -> list[BenchmarkItem]:
     """Sort problems into the benchmarks: mathematics into Table 2, the others into Table 1's easy and hard
     columns.
