@@ -25,7 +25,8 @@ def test_every_profile_loads_and_tags_every_value(name):
 def reported():
     """The settings that the paper and General-Reasoner give: setting -> (value, source)."""
     rows = pd.read_csv(paths.REPO / "results" / "paper" / "settings.csv", dtype=str)
-    return {row.setting: (yaml.safe_load(row.value), row.source) for row in rows.itertuples()}
+    values = {row.setting: (yaml.safe_load(row.value), row.source) for row in rows.itertuples()}
+    return {name: (tuple(v) if isinstance(v, list) else v, source) for name, (v, source) in values.items()}
 
 
 @pytest.mark.parametrize("name", profiles.names())

@@ -25,6 +25,10 @@ CORPUS_HUBS = {
 }
 SOURCES = ("paper", "gr", "ours")
 STAGES = ("01_score", "02_split", "03_sft", "04_grpo", "05_eval", "06_figures")
+# Own benchmarks, then the paper's (hub_benchmarks.BENCHMARKS), by their names in results/paper.
+BENCHMARKS = (
+    "mini_stem", "reasoning_gym", "mmlu_pro", "gpqa_diamond", "supergpqa", "bbeh", "aime24", "aime25", "math500",
+)  # fmt: skip
 Share = pydantic.confloat(ge=0, le=1)
 
 
@@ -203,6 +207,16 @@ class Grpo(Section):
 
 
 class Eval(Section):
+    """`benchmarks`: names of BENCHMARKS. `benchmark_commits`: name@commit of those that come from the hub.
+
+    `samples` is that of mini_stem and reasoning_gym; the others have theirs in hub_benchmarks, and are greedy where it
+    is 1. `temperature` holds wherever several samples are drawn, and for the own benchmarks.
+    """
+
+    benchmarks: tuple[str, ...] = Field(min_length=1)
+    benchmark_commits: tuple[str, ...]
+    benchmark_folder: str | None  # with a folder <name> of files per benchmark; null: the hub
+    items_per_benchmark: PositiveInt | None  # of the hub's, drawn by `seed`; null: all
     samples: PositiveInt
     temperature: NonNegativeFloat  # 0 = greedy
     max_completion: PositiveInt
@@ -216,6 +230,24 @@ class Eval(Section):
         if self.temperature == 0 and self.samples > 1:
             raise ValueError("samples must be 1 when temperature is 0 (greedy decoding repeats itself)")
         return self
+
+    @pydantic.field_validator("benchmarks")
+    @classmethod
+    def _known(cls, value):
+        if unknown := [name for name in value if name not in BENCHMARKS]:
+            raise ValueError(f"unknown benchmark {unknown[0]!r}: choose among {', '.join(BENCHMARKS)}")
+        if len(set(value)) < len(value):
+            raise ValueError("a benchmark stands there twice")
+        return value
+
+    @pydantic.field_validator("benchmark_commits")
+    @classmethod
+    def _commits(cls, value):
+        for entry in value:
+            name, _, commit = entry.partition("@")
+            if name not in BENCHMARKS or not is_commit(commit):
+                raise ValueError(f"{entry!r} is not a benchmark's name, @ and the 40 digits of a commit")
+        return value
 
 
 class Profile(Section):
