@@ -70,7 +70,7 @@ def study(tmp_path_factory):
                        "overlap_words": 13, "benchmark_folder": str(root / "benchmarks")},
             "judge": {**model, "split_by": "llm", "retries": 1},
             "teacher": {**model, "temperature": 0.7},
-            "arms": ["base", "dereason"], "sft.epochs": 1, "grpo.steps": 1, "grpo.save_every": 1, "grpo.probe_size": 2,
+            "arms": ["base", "dereason"], "eval.benchmarks": ["reasoning_gym"], "sft.epochs": 1, "grpo.steps": 1, "grpo.save_every": 1, "grpo.probe_size": 2,
             "eval.samples": 1, "eval.max_completion": 16, "grpo.max_completion": 16,
         }  # fmt: skip
         for stage, arm, seed in (
