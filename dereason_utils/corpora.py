@@ -10,14 +10,19 @@ COLUMNS = [*Problem.model_fields, "split"]
 
 
 def load(settings: Corpus) -> pd.DataFrame:
-    """All problems, one row each: the fields of `schema.Problem` and split ('train', 'validation' or 'test')."""
+    """All problems, one row each: the fields of `schema.Problem` and split ('train', 'validation' or 'test').
+
+    Only training problems are skewed by subject, so that corpora of every skew share their test.
+    """
     sizes = {"train": settings.train_size, "validation": settings.validation_size, "test": settings.test_size}
     steps = (settings.min_steps, settings.max_steps)
     families = tuple(mini_stem.FAMILIES) if settings.families == "all" else settings.families
     rows = [
         {**problem.model_dump(), "split": split}
         for split, size in sizes.items()
-        for problem in mini_stem.generate(split, size, settings.seed, steps, families)
+        for problem in mini_stem.generate(
+            split, size, settings.seed, steps, families, settings.subject_skew if split == "train" else 0.0
+        )
     ]
     where = f"The corpus {settings.name} (seed {settings.seed})"
     return schema.check(pd.DataFrame(rows), where, COLUMNS, "change corpus.seed or its sizes")[COLUMNS]

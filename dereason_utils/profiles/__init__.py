@@ -28,7 +28,7 @@ class Section(pydantic.BaseModel):
 
 
 class Model(Section):
-    """The policy. `name` is 'smollm2-135m-instruct' (embedded), 'tiny' (trained here in seconds) or a hub id."""
+    """The policy. `name` is 'smollm2-135m-instruct' (embedded), 'tiny' or 'nano' (trained here) or a hub id."""
 
     name: str
     revision: str | None
@@ -55,6 +55,7 @@ class Corpus(Section):
     test_size: PositiveInt
     min_steps: PositiveInt
     max_steps: PositiveInt
+    subject_skew: Share  # 0: subjects independent of difficulty; 1: mathematics as frequent in scores 4, 5 as in the paper
 
     @pydantic.model_validator(mode="after")
     def _ordered(self):
@@ -75,6 +76,14 @@ class Judge(Section):
     learning_rate: PositiveFloat
     max_new_tokens: PositiveInt
     retries: NonNegativeInt
+
+
+class PassRate(Section):
+    """The untrained policy's own pass rate per training problem, for the arm passrate_split; 0 samples: not measured."""
+
+    samples: NonNegativeInt
+    temperature: PositiveFloat
+    max_completion: PositiveInt  # tokens
 
 
 class Split(Section):
@@ -150,6 +159,7 @@ class Profile(Section):
     model: Model
     corpus: Corpus
     judge: Judge
+    pass_rate: PassRate
     split: Split
     teacher: Teacher
     sft: Sft
@@ -174,7 +184,7 @@ class Profile(Section):
 
 # What each stage's result depends on: a changed evaluation number does not retrain.
 STAGE_SECTIONS = {
-    "01_score": ("model", "corpus", "judge", "sft"),
+    "01_score": ("model", "corpus", "judge", "pass_rate", "sft"),
     "02_split": ("corpus", "split", "teacher", "arms"),
     "03_sft": ("model", "sft"),
     "04_grpo": ("model", "grpo"),
