@@ -25,13 +25,16 @@ def build(settings: Corpus) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
 
 
 def _mini_stem(settings: MiniStem) -> pd.DataFrame:
+    """Only training problems are skewed by subject, so that corpora of every skew share their test."""
     sizes = {"train": settings.train_size, "validation": settings.validation_size, "test": settings.test_size}
     steps = (settings.min_steps, settings.max_steps)
     families = tuple(mini_stem.FAMILIES) if settings.families == "all" else settings.families
     rows = [
         {**problem.model_dump(), "split": split}
         for split, size in sizes.items()
-        for problem in mini_stem.generate(split, size, settings.seed, steps, families)
+        for problem in mini_stem.generate(
+            split, size, settings.seed, steps, families, settings.subject_skew if split == "train" else 0.0
+        )
     ]
     return pd.DataFrame(rows)
 

@@ -83,7 +83,7 @@ def grpo_steps(arm: str, seed: int, steps: int) -> pd.DataFrame:
     """04_grpo's training curve: from base a low start, a high entropy and long answers."""
     rng = np.random.default_rng([seed, 3, *arm.encode()])
     x = np.linspace(0, 1, steps)
-    from_sft = ARMS[arm].sft is not None
+    from_sft = bool(ARMS[arm].sft)
     reward = (0.16 + 0.17 * x) if from_sft else (0.04 + 0.2 * (1 - np.exp(-3 * x)))
     entropy = (0.42 - 0.2 * x) if from_sft else 1.1 * np.exp(-1.8 * x)
     length = (92 - 14 * x) if from_sft else (118 - 30 * x)
@@ -140,7 +140,7 @@ def scores(size: int) -> pd.DataFrame:
 
 
 def write(
-    profile="cpu", arms=tuple(ARMS), seeds=(0,), test_size=240, gym_size=96, samples=4, train=800, rl_steps=24,
+    profile="cpu", arms=tuple(SKILL), seeds=(0,), test_size=240, gym_size=96, samples=4, train=800, rl_steps=24,
     paper_size=0,
 ):  # fmt: skip
     """Write all steps of a profile under $DEREASON_RESULTS, each with its manifest.
@@ -165,11 +165,19 @@ def write(
     }
     asked = paper_questions(paper_size) if paper_size else questions(test_size, gym_size)
     for seed in seeds:
-        sizes = [{"arm": a, "sft": sets.get(ARMS[a].sft, 0), "rl": sets.get(ARMS[a].rl, 0)} for a in arms]
+        sizes = [
+            {"arm": a, "sft": sum(map(sets.get, ARMS[a].sft)), "rl": sum(map(sets.get, ARMS[a].rl))}
+            for a in arms
+        ]
         step("02_split", {"sizes.csv": pd.DataFrame(sizes)}, seed=seed)
         for arm in arms:
             if ARMS[arm].sft:
-                step("03_sft", {"steps.csv": sft_steps(arm, seed, sets[ARMS[arm].sft] // 16)}, arm, seed)
+                step(
+                    "03_sft",
+                    {"steps.csv": sft_steps(arm, seed, sum(map(sets.get, ARMS[arm].sft)) // 16)},
+                    arm,
+                    seed,
+                )
             if ARMS[arm].rl:
                 step("04_grpo", {"steps.csv": grpo_steps(arm, seed, rl_steps)}, arm, seed)
             step("05_eval", {"items.parquet": items(arm, seed, asked, samples)}, arm, seed)

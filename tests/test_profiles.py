@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dereason_utils import paths, profiles
+from dereason_utils import paths, profiles, tiny
 from dereason_utils.errors import InputError
 
 
@@ -116,3 +116,9 @@ def test_evaluation_settings_do_not_touch_training_stages():
     for stage in ("01_score", "02_split", "03_sft", "04_grpo"):
         assert profiles.stage_settings(plain, stage) == profiles.stage_settings(changed, stage)
     assert profiles.stage_settings(plain, "05_eval") != profiles.stage_settings(changed, "05_eval")
+
+
+def test_the_nano_policy_has_read_no_problem_of_its_corpus_families():
+    corpus = profiles.load("nano").corpus
+    assert set(corpus.families) == set(tiny.NANO_CORPUS)
+    assert not set(tiny.RECIPES["nano"].families) & set(corpus.families)

@@ -10,9 +10,8 @@ import synthetic_results
 
 from dereason_utils import manifest, paths, render, results, sources, stats, tables
 from dereason_utils.errors import InputError
-from dereason_utils.split import ARMS
 
-ARM_NAMES = list(ARMS)
+ARM_NAMES = list(synthetic_results.SKILL)
 TWO = ("base", "rl_only")
 
 

@@ -39,7 +39,7 @@ class Section(pydantic.BaseModel):
 
 
 class Model(Section):
-    """The policy. `name` is 'smollm2-135m-instruct' (embedded), 'tiny' (trained here in seconds) or a hub id."""
+    """The policy. `name` is 'smollm2-135m-instruct' (embedded), 'tiny' or 'nano' (trained here) or a hub id."""
 
     name: str
     revision: str | None
@@ -66,6 +66,7 @@ class MiniStem(Section):
     test_size: PositiveInt
     min_steps: PositiveInt
     max_steps: PositiveInt
+    subject_skew: Share  # 0: subjects independent of difficulty; 1: mathematics as frequent in scores 4, 5 as in the paper
 
     @pydantic.model_validator(mode="after")
     def _ordered(self):
@@ -148,6 +149,14 @@ Judge = Annotated[
     Annotated[PolicyJudge, pydantic.Tag("policy")] | Annotated[ModelJudge, pydantic.Tag("model")],
     pydantic.Discriminator(_kind),
 ]
+
+
+class PassRate(Section):
+    """The untrained policy's own pass rate per training problem, for the arm passrate_split; 0 samples: not measured."""
+
+    samples: NonNegativeInt
+    temperature: PositiveFloat
+    max_completion: PositiveInt  # tokens
 
 
 class Split(Section):
@@ -259,6 +268,7 @@ class Profile(Section):
     model: Model
     corpus: Corpus
     judge: Judge
+    pass_rate: PassRate
     split: Split
     teacher: Teacher
     sft: Sft
@@ -296,7 +306,7 @@ class Profile(Section):
 
 # What each stage's result depends on: a changed evaluation number does not retrain.
 STAGE_SECTIONS = {
-    "01_score": ("model", "corpus", "judge", "sft"),
+    "01_score": ("model", "corpus", "judge", "pass_rate", "sft"),
     "02_split": ("corpus", "split", "teacher", "arms"),
     "03_sft": ("model", "sft"),
     "04_grpo": ("model", "grpo"),
