@@ -9,7 +9,7 @@ import pandas as pd
 from dereason_utils import hub_benchmarks, hub_data
 from dereason_utils.profiles import pinned
 
-SETTINGS = ("corpus.benchmark_folder", "pins.json's commit")
+SETTINGS = ("corpus.benchmark_folder", "its line in pins.json")
 
 _WORD = re.compile(r"\w+")
 
