@@ -1,5 +1,6 @@
 # make reproduce [PROFILE=smoke|cpu|single_gpu|paper]   set up, run the six notebooks, draw tables and figures
 # make test | make lint                                 set up, check
+# make pins                                             write the hub's commits into dereason_utils/profiles/pins.json
 # make lab                                              JupyterLab with the right kernel
 # make figures [PROFILE=...]                            redraw from results/<profile>, no training
 # make clean                                            remove all that git ignores: environment, models, checkpoints, caches
@@ -27,7 +28,7 @@ STAMP := $(VENV)/.made-from-$(shell cksum < $(LOCK) | cut -d ' ' -f 1)
 # --nolock: Snakemake's lock outlives a killed run; the Snakefile takes one that does not.
 SNAKEMAKE := $(PY) -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params input
 
-.PHONY: reproduce figures lab test lint setup clean
+.PHONY: reproduce figures pins lab test lint setup clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: setup
@@ -38,6 +39,9 @@ reproduce: setup
 
 figures: setup
 	@$(PY) -m dereason_utils.run 06_figures --profile $(PROFILE)
+
+pins: setup
+	@$(PY) -m dereason_utils.pins
 
 # The environment of run.py's kernels, for notebooks that are run by hand.
 lab: export JUPYTER_PREFER_ENV_PATH = 1

@@ -9,13 +9,15 @@ depends on the hash seed, syllogism assumes existential import, fraction_simplif
 unsimplified fraction as an equal number).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from dereason_utils.errors import InputError
+from dereason_utils.profiles import Eval
 from dereason_utils.schema import AnswerType, Problem
 
 Level = Literal["easy", "hard"]
@@ -26,11 +28,19 @@ _LOOK_AT = 5000  # dataset entries to look at before a cell counts as exhausted
 
 @dataclass(frozen=True)
 class BenchmarkItem:
-    """A problem and the column of Table 1 ('general') or Table 2 ('mathematics') in which it counts."""
+    """A problem, the column of Table 1 ('general') or Table 2 ('mathematics') in which it counts, and how it is asked.
+
+    temperature 0 is greedy. options: of a multiple-choice question, 0 of an open one. secret: neither the question nor a
+    completion may be stored or shown.
+    """
 
     benchmark: str
     table: Literal["general", "mathematics"]
     problem: Problem
+    samples: int = 1
+    temperature: float = 0.0
+    options: int = 0
+    secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,21 +181,50 @@ def _cell(task: Task, level: Level, count: int, seed: int) -> list[Problem]:
     ]  # fmt: skip
 
 
+def own_items(settings: Eval, test_problems: Iterable[Problem], hard_from_steps: int) -> list[BenchmarkItem]:
+    """The items of mini_stem and reasoning_gym, where `eval.benchmarks` names them; see `build`."""
+    names = settings.benchmarks
+    others = (
+        reasoning_gym_items(settings.reasoning_gym_size, settings.seed) if "reasoning_gym" in names else []
+    )
+    test = list(test_problems) if "mini_stem" in names else []
+    if "mini_stem" in names and not test:
+        raise InputError(
+            "This corpus has no test problems of mini_stem: take mini_stem out of eval.benchmarks."
+        )
+    return build(test, others, hard_from_steps, settings.samples, settings.temperature)
+
+
+def overview(items: Sequence[BenchmarkItem]) -> pd.DataFrame:
+    """One row per benchmark: its items, samples of each, temperature, and options of its first item."""
+    table = pd.DataFrame(
+        [(i.benchmark, i.samples, i.temperature, i.options) for i in items],
+        columns=["benchmark", "samples", "temperature", "options"],
+    )
+    groups = table.groupby("benchmark", sort=False)
+    return groups.agg("first").assign(items=groups.size())[["items", "samples", "temperature", "options"]]
+
+
 def build(
-    test_problems: Iterable[Problem], rg_problems: Iterable[Problem], hard_from_steps: int
+    test_problems: Iterable[Problem],
+    rg_problems: Iterable[Problem],
+    hard_from_steps: int,
+    samples: int,
+    temperature: float,
 ) -> list[BenchmarkItem]:
     """Sort problems into the benchmarks: mathematics into Table 2, the others into Table 1's easy and hard
     columns.
 
-    `hard_from_steps`: a mini_stem problem with at least so many steps is hard. Raises InputError where a
-    mini_stem problem has unknown steps or two problems share an id.
+    `hard_from_steps`: a mini_stem problem with at least so many steps is hard. `samples`, `temperature`: of each
+    item. Raises InputError where a mini_stem problem has unknown steps or two problems share an id.
     """
+    asked = {"samples": samples, "temperature": temperature}
     items = [
         *(
-            _item("mini_stem", problem, _mini_stem_level(problem, hard_from_steps))
+            _item("mini_stem", problem, _mini_stem_level(problem, hard_from_steps), asked)
             for problem in test_problems
         ),
-        *(_item("reasoning_gym", problem, problem.id.rsplit("-", 2)[1]) for problem in rg_problems),
+        *(_item("reasoning_gym", problem, problem.id.rsplit("-", 2)[1], asked) for problem in rg_problems),
     ]
     seen: set[str] = set()
     for item in items:
@@ -197,10 +236,10 @@ def build(
     return items
 
 
-def _item(source: str, problem: Problem, level: str) -> BenchmarkItem:
+def _item(source: str, problem: Problem, level: str, asked: dict) -> BenchmarkItem:
     if problem.subject == "mathematics":
-        return BenchmarkItem(f"{source} mathematics", "mathematics", problem)
-    return BenchmarkItem(f"{source} {level}", "general", problem)
+        return BenchmarkItem(f"{source} mathematics", "mathematics", problem, **asked)
+    return BenchmarkItem(f"{source} {level}", "general", problem, **asked)
 
 
 def _mini_stem_level(problem: Problem, hard_from_steps: int) -> Level:

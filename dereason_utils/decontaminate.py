@@ -2,8 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
+
+from dereason_utils import hub_benchmarks, hub_data
+from dereason_utils.profiles import pinned
+
+SETTINGS = ("corpus.benchmark_folder", "its line in pins.json")
 
 _WORD = re.compile(r"\w+")
 
@@ -14,6 +20,30 @@ def ngrams(text: str, n: int) -> set[str]:
     if len(words) <= n:
         return {" ".join(words)} if words else set()
     return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}
+
+
+def benchmark_questions(folder: str | None) -> dict[str, list[tuple[str, str]]]:
+    """(item id, question without its options) of all benchmarks of the paper, by name.
+
+    folder: holds one folder of Parquet or JSON files per benchmark, named as `hub_benchmarks.BENCHMARKS` names them; None:
+    the hub, at the pinned commits. Raises InputError where one of them cannot be read.
+    """
+    questions = {}
+    for name, benchmark in hub_benchmarks.BENCHMARKS.items():
+        path = None if folder is None else str(Path(folder) / name)
+        rows = hub_data.load(
+            benchmark.hub,
+            benchmark.split,
+            path,
+            pinned("datasets", benchmark.hub),
+            SETTINGS,
+            benchmark.config,
+        )
+        questions[name] = [
+            (problem.id, problem.question.rsplit("\nA) ", 1)[0] if options else problem.question)
+            for problem, options in hub_benchmarks.to_problems(name, list(rows), seed=0)
+        ]
+    return questions
 
 
 def overlaps(

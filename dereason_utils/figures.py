@@ -150,6 +150,8 @@ def figure6(data: pd.DataFrame | None) -> Figure:
 @styled
 def figure7(data: pd.DataFrame) -> Figure:
     """Accuracy against the true number of reasoning steps, per arm."""
+    if data.empty:
+        return not_run("Accuracy by steps", "no benchmark of this run knows its steps")
     figure, axis = plt.subplots(figsize=(TWO_COLUMNS, 2.8))
     arms = list(dict.fromkeys(data["arm"]))
     for place, arm in enumerate(arms):

@@ -314,7 +314,8 @@ def audit(rollouts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     strict = [
         is_strictly_right(*pair) for pair in zip(rewarded["answer"], rewarded["completion"], strict=True)
     ]
-    marked = rewarded.assign(doubtful=[not ok for ok in strict])
+    # Named as bool: without a single rewarded rollout the list is empty, and would not select rows.
+    marked = rewarded.assign(doubtful=[not ok for ok in strict]).astype({"doubtful": bool})
     steps = pd.DataFrame({"step": sorted(rollouts["step"].unique())})
     counts = marked.groupby("step")["doubtful"].agg(rewarded="size", doubtful="sum").reset_index()
     table = steps.merge(counts, how="left").fillna(0).astype(int)

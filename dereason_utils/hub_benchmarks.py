@@ -2,25 +2,33 @@
 
 Protocol (probably General-Reasoner's scripts, arXiv 2505.14652): options as lines 'A) ...', the letter in a box. GPQA is
 gated: its authors ask that its questions do not appear in plain text on the web, so they and completions that may quote
-them are never written to a result file (`Benchmark.secret`).
+them are never written to a result file or shown in a notebook (`Benchmark.secret`). What is sampled once is decoded
+greedily, what is sampled often at `eval.temperature`.
 """
 
 import hashlib
+import json
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
+import pyarrow
 
-from dereason_utils.errors import InputError
+from dereason_utils.benchmarks import BenchmarkItem
+from dereason_utils.errors import InputError, first_line
+from dereason_utils.profiles import Eval, is_commit
 from dereason_utils.schema import Problem
 from dereason_utils.verify.rules import kind_of
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark: where its rows are, how a row becomes a problem, and how often each is sampled.
+    """One benchmark: its name (a column of results/paper's tables), where its rows are, how a row becomes a problem, and
+    how often each is sampled.
 
     samples: 8 for GPQA-Diamond (paper, section 3.2); 32 for AIME (General-Reasoner). size: rows, as its authors say.
     """
@@ -64,18 +72,30 @@ def _open(key, question: str, answer, subject: str) -> dict:
     }  # fmt: skip
 
 
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _listed(options) -> list[str]:
+    if isinstance(options, str):  # a CSV file has no lists
+        raise TypeError("its options are one text and no list")
+    return list(options)
+
+
 def mmlu_pro(row: dict, number: int, seed: int) -> dict:
-    options = [option for option in row["options"] if option != "N/A"]  # padding of some rows
+    options = [option for option in _listed(row["options"]) if option != "N/A"]  # padding of some rows
     return _choice(row, row.get("question_id", number), options, row["answer"], row["category"])
 
 
 def supergpqa(row: dict, number: int, seed: int) -> dict:
-    return _choice(row, row.get("uuid", number), row["options"], row["answer_letter"], row["discipline"])
+    return _choice(
+        row, row.get("uuid", number), _listed(row["options"]), row["answer_letter"], row["discipline"]
+    )
 
 
 def gpqa(row: dict, number: int, seed: int) -> dict:
     """The right answer stands first in the file: the options are shuffled, by seed and question alone."""
-    key = hashlib.sha256(row["Question"].encode()).hexdigest()[:16]
+    key = _hash(row["Question"])
     texts = [row["Correct Answer"], *(row[f"Incorrect Answer {i}"] for i in (1, 2, 3))]
     order = np.random.default_rng([seed, int(key, 16)]).permutation(4)
     options = [texts[i].strip() for i in order]
@@ -96,27 +116,121 @@ def math_500(row: dict, number: int, seed: int) -> dict:
 
 
 def aime(row: dict, number: int, seed: int) -> dict:
-    return _open(row.get("id", number), row["problem"], row["answer"], "mathematics")
+    """Named by the problem: a contest's two papers may number their problems alike."""
+    return _open(_hash(row["problem"]), row["problem"], row["answer"], "mathematics")
 
 
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
-        Benchmark("MMLU-Pro", "general", "TIGER-Lab/MMLU-Pro", None, "test", 12032, 1, mmlu_pro),
+        Benchmark("mmlu_pro", "general", "TIGER-Lab/MMLU-Pro", None, "test", 12032, 1, mmlu_pro),
         Benchmark(
-            "GPQA-Diamond", "general", "Idavidrein/gpqa", "gpqa_diamond", "train", 198, 8, gpqa, secret=True
+            "gpqa_diamond", "general", "Idavidrein/gpqa", "gpqa_diamond", "train", 198, 8, gpqa, secret=True
         ),
-        Benchmark("SuperGPQA", "general", "m-a-p/SuperGPQA", None, "train", 26529, 1, supergpqa),
-        Benchmark("BBEH", "general", "MrLight/bbeh-eval", None, "train", 4520, 1, bbeh),
-        Benchmark("MATH-500", "mathematics", "HuggingFaceH4/MATH-500", None, "test", 500, 1, math_500),
-        Benchmark("AIME24", "mathematics", "HuggingFaceH4/aime_2024", None, "train", 30, 32, aime),
-        Benchmark("AIME25", "mathematics", "yentinglin/aime_2025", None, "train", 30, 32, aime),
+        Benchmark("supergpqa", "general", "m-a-p/SuperGPQA", None, "train", 26529, 1, supergpqa),
+        Benchmark("bbeh", "general", "MrLight/bbeh-eval", None, "train", 4520, 1, bbeh),
+        Benchmark("math500", "mathematics", "HuggingFaceH4/MATH-500", None, "test", 500, 1, math_500),
+        Benchmark("aime24", "mathematics", "HuggingFaceH4/aime_2024", None, "train", 30, 32, aime),
+        Benchmark("aime25", "mathematics", "yentinglin/aime_2025", None, "train", 30, 32, aime),
     )
 }
 
 
+def items(settings: Eval) -> list[BenchmarkItem]:
+    """The items of the paper's benchmarks that `eval.benchmarks` names, at most `eval.items_per_benchmark` of each.
+
+    A smaller draw of the same seed is a part of a larger one. Raises InputError where a file, a commit or the access to
+    a gated benchmark is missing.
+    """
+    commits = dict(entry.split("@") for entry in settings.benchmark_commits)
+    made = []
+    for name in [name for name in settings.benchmarks if name in BENCHMARKS]:
+        rows = read(name, settings.benchmark_folder, commits.get(name))
+        made += _items(name, _drawn(to_problems(name, rows, settings.seed), settings), settings.temperature)
+    return made
+
+
+def _drawn(problems: list, settings: Eval) -> list:
+    order = np.random.default_rng([settings.seed, 4]).permutation(len(problems))
+    return [problems[i] for i in np.sort(order[: settings.items_per_benchmark])]
+
+
+def _items(name: str, problems: list[tuple[Problem, int]], temperature: float) -> list[BenchmarkItem]:
+    benchmark = BENCHMARKS[name]
+    often = benchmark.samples > 1
+    if often and temperature == 0:
+        raise InputError(f"{name} is sampled {benchmark.samples} times: set eval.temperature above 0.")
+    return [
+        BenchmarkItem(
+            name, benchmark.table, problem, benchmark.samples, temperature if often else 0.0, options, benchmark.secret
+        )
+        for problem, options in problems
+    ]  # fmt: skip
+
+
+def read(name: str, folder: str | None = None, commit: str | None = None) -> list[dict]:
+    """A benchmark's rows: of the Parquet, JSON or CSV files in <folder>/<name>, or the hub's at a commit.
+
+    A .json file is a list of rows, or holds one under its only list (BBEH's 'examples'). Raises InputError, which for a
+    gated benchmark says how to get access.
+    """
+    benchmark = BENCHMARKS[name]
+    if folder is not None:
+        return _read_files(name, Path(folder) / name)
+    if not is_commit(commit):
+        raise InputError(
+            f"{name} has no commit of {benchmark.hub}: add {name}@<its 40 digits> to eval.benchmark_commits, or set "
+            f"eval.benchmark_folder to a folder with a folder {name} of its files."
+        )
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(benchmark.hub, benchmark.config, split=benchmark.split, revision=commit)
+    except Exception as error:  # the libraries below raise errors of a dozen kinds
+        remedy = "check the network and the commit"
+        if "gated" in f"{type(error).__name__} {error}".lower():
+            remedy = (
+                f"it is gated: accept its terms at https://huggingface.co/datasets/{benchmark.hub} with your account, "
+                "then run `hf auth login` or set HF_TOKEN on this machine"
+            )
+        raise InputError(f"{benchmark.hub} cannot be read ({first_line(error)}): {remedy}.") from error
+    return rows.to_list()
+
+
+def _read_files(name: str, folder: Path) -> list[dict]:
+    files = sorted(path for path in folder.glob("*") if path.suffix in READERS) if folder.is_dir() else []
+    if len({path.suffix for path in files}) != 1:
+        what = "files of several formats" if files else "no file"
+        raise InputError(f"{folder} holds {what}: put {name} there, in one of {', '.join(READERS)}.")
+    rows = []
+    for path in files:
+        try:
+            rows += READERS[path.suffix](path)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            # Not the library's words: they may quote a line of a secret file.
+            raise InputError(f"{path} cannot be read ({type(error).__name__}): replace the file.") from None
+    if not rows:
+        raise InputError(f"{folder} has no rows: replace {files[0].name}.")
+    return rows
+
+
+def _read_json(path: Path) -> list[dict]:
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(tree, dict):
+        [tree] = [value for value in tree.values() if isinstance(value, list)]
+    return tree
+
+
+READERS = {
+    ".parquet": lambda path: pd.read_parquet(path).to_dict("records"),
+    ".jsonl": lambda path: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()],
+    ".json": _read_json,
+    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"),
+}  # fmt: skip
+
+
 def to_problems(name: str, rows: Sequence[dict], seed: int) -> list[tuple[Problem, int]]:
-    """Each row as a problem, with its number of options (0: an open question).
+    """Each row as a problem, with its number of options (0: an open question); no family, steps unknown (0).
 
     Raises InputError, naming the row, where a column is missing or a row contradicts itself: a benchmark is never
     silently made smaller.
@@ -127,7 +241,7 @@ def to_problems(name: str, rows: Sequence[dict], seed: int) -> list[tuple[Proble
             fields = benchmark.problem(row, number, seed)
             problem = Problem(
                 id=f"{name}-{fields['key']}", question=fields["question"], answer=fields["answer"],
-                answer_type=fields["answer_type"], subject=fields["subject"], family=f"{name}.{fields['subject']}", steps=0,
+                answer_type=fields["answer_type"], subject=fields["subject"], family="", steps=0,
             )  # fmt: skip
         except KeyError as error:
             raise InputError(

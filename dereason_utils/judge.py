@@ -41,6 +41,16 @@ def parse_rating(reply: str) -> int | None:
     return int(found[-1]) if found else None
 
 
+def analysis(reply: str) -> str:
+    """What the reply says before its rating line."""
+    return reply.rpartition(RATING)[0].strip() if RATING in reply else reply.strip()
+
+
+def reference_scores(steps: pd.Series) -> pd.Series:
+    """The rubric's scores for the true steps; empty where they are unknown (0)."""
+    return steps.where(steps > 0).map(rubric, na_action="ignore").astype("Int64")
+
+
 def calibration_reply(problem: Problem) -> str:
     """What a tuned judge should write: a short analysis, then the rating line."""
     plural = "step" if problem.steps == 1 else "dependent steps"
@@ -86,9 +96,7 @@ def rate(model, tokenizer, questions: Sequence[str], style: str, settings: Judge
             attempts[i] += 1
         waiting = [i for i in waiting if parse_rating(replies[i]) is None]
     ratings = [parse_rating(reply) for reply in replies]
-    analyses = [
-        reply.rpartition(RATING)[0].strip() if RATING in reply else reply.strip() for reply in replies
-    ]
+    analyses = [analysis(reply) for reply in replies]
     expected = expected_ratings(model, tokenizer, [ids[i] for i in asked], [analyses[i] for i in asked])
     table = pd.DataFrame(
         {

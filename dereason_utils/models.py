@@ -30,14 +30,14 @@ def locate(settings: Model) -> str:
     """
     if settings.name == SMOLLM2:
         return str(fetch_smollm2())
-    if settings.name == "tiny":
-        from dereason_utils.tiny import build_tiny
+    if settings.name in ("tiny", "nano"):
+        from dereason_utils import tiny
 
-        return str(build_tiny())
+        return str(tiny.build(settings.name))
     if not Path(settings.name).is_dir() and not is_commit(settings.revision):
         raise InputError(
-            f"Model {settings.name!r} has the revision {settings.revision!r}: set model.revision to the 40 digits "
-            "of a commit of it."
+            f"Model {settings.name!r} has the revision {settings.revision!r}: run `make pins`, or set "
+            "model.revision to the 40 digits of a commit of it."
         )
     return settings.name
 

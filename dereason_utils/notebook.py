@@ -12,7 +12,11 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # plain text lines are wanted, not widgets
 
+import pandas as pd
+
 from dereason_utils import __version__, manifest, profiles, workflow
+
+pd.set_option("styler.format.escape", "html")  # "x<y" is mathematics, and a scraped problem may hold markup
 
 SHOWN = (
     "torch",

@@ -1,5 +1,6 @@
 """Every prompt of the project. The same policy prompt serves SFT, RL and evaluation of every arm."""
 
+import re
 from collections.abc import Sequence
 
 from dereason_utils.errors import InputError
@@ -23,6 +24,10 @@ First write a short analysis, then a last line `ReasoningRequired: <1-5>`."""
 JUDGE_SHORT_INSTRUCTION = "How many reasoning steps does this problem need? Rate it from 1 to 5."
 
 
+TEACHER_INSTRUCTION = "Solve the problem step by step. End with the final answer in \\boxed{}."
+_TURN_MARK = re.compile(r"<(?=\|[^|<>\s]{1,40}\|>|/?(?:s|think|tool_call)>)|\[(?=/?INST\])")
+
+
 def policy_messages(question: str) -> list[dict[str, str]]:
     """Chat messages that ask the policy for a solution."""
     asked, answered = EXAMPLE
@@ -38,6 +43,11 @@ def judge_messages(question: str, short: bool) -> list[dict[str, str]]:
     """Chat messages that ask the judge for an analysis and a rating of 1 to 5 (paper, appendix A.1, in our words)."""
     instruction = JUDGE_SHORT_INSTRUCTION if short else JUDGE_INSTRUCTION
     return [{"role": "system", "content": instruction}, {"role": "user", "content": f"Problem: {question}"}]
+
+
+def teacher_messages(question: str) -> list[dict[str, str]]:
+    """Chat messages that ask the teacher for a worked solution (the paper does not give its prompt)."""
+    return [{"role": "user", "content": f"{question}\n\n{TEACHER_INSTRUCTION}"}]
 
 
 def render(messages: list[dict[str, str]], tokenizer, style: str) -> str:
@@ -98,3 +108,8 @@ def defuse(text: str, tokenizer) -> str:
     for token in control_tokens(tokenizer):
         text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
+
+
+def defuse_turns(text: str) -> str:
+    """`defuse` for a model whose tokenizer is elsewhere: breaks the marks with which chat templates end a turn."""
+    return _TURN_MARK.sub(lambda mark: f"{mark[0]} ", text)

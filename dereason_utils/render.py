@@ -42,8 +42,7 @@ def notes(table: pd.DataFrame, name: str) -> list[str]:
         ),
         "No answer: share of completions without a readable answer, averaged likewise; they count as wrong.",
         (
-            "Paper: another model (Qwen3-4B-Base) on other benchmarks (arXiv 2603.11193v1): compare the "
-            "order of the arms, not the values. Its RL-only row on WebInstruct-verified equals the published "
+            f"Paper: {_comparable(table, name)} Its RL-only row on WebInstruct-verified equals the published "
             "General-Reasoner-4B in every column."
         ),
         order_line(table, AVERAGE, "ours"),
@@ -55,12 +54,26 @@ def notes(table: pd.DataFrame, name: str) -> list[str]:
     return lines
 
 
+def _comparable(table: pd.DataFrame, name: str) -> str:
+    """Whether our columns are the paper's benchmarks, all of them and no others."""
+    ours = {column for column in table.columns if f"{column} low" in table.columns} - {AVERAGE}
+    if ours == set(REPORTED[name]) - {"avg"}:
+        return (
+            "Qwen3-4B-Base on the same benchmarks (arXiv 2603.11193v1); it gives neither its prompts nor its decoding, "
+            "and with those, base scores move by several points."
+        )
+    return (
+        "another model (Qwen3-4B-Base) on other benchmarks (arXiv 2603.11193v1): compare the order of the arms, not the "
+        "values."
+    )
+
+
 def display(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """`main_table` as a reader sees it: text cells under two header rows (whose numbers, which benchmark)."""
     ours = "Ours (accuracy in %)"
     shown = {("", "Arm"): table["row"]}
     for benchmark in [column for column in table.columns if f"{column} low" in table.columns]:
-        shown[ours, benchmark] = [
+        shown[ours, REPORTED[name].get(benchmark, benchmark)] = [
             f"{value:.1f} [{low:.1f}, {high:.1f}]"
             for value, low, high in zip(
                 table[benchmark], table[f"{benchmark} low"], table[f"{benchmark} high"], strict=True
@@ -102,6 +115,15 @@ def plain_display(table: pd.DataFrame) -> pd.DataFrame:
         table[column] = table[column].map("{:.1f}".format if column == "parse_failure" else "{:.3f}".format)
     table = table.drop(columns=["low", "high", "groups", "samples", "seeds", "covers"], errors="ignore")
     return table.rename(columns=lambda name: name.replace("_", " "))
+
+
+def scorings_display(table: pd.DataFrame) -> pd.DataFrame:
+    """A readable copy of `tables.scorings`."""
+    titles = {column: title for columns in REPORTED.values() for column, title in columns.items()}
+    shown = table.assign(arm=table["arm"].map(results.label), benchmark=table["benchmark"].replace(titles))
+    for column in table.select_dtypes("float"):
+        shown[column] = table[column].map("{:.1f}".format)
+    return shown.rename(columns=lambda name: name.replace("_", " "))
 
 
 def to_markdown(shown: pd.DataFrame, title: str, remarks: list[str]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from pyarrow import parquet
 
 from dereason_utils import manifest, paths
 from dereason_utils.errors import InputError
@@ -37,6 +38,7 @@ ITEM_COLUMNS = (
     "parse_failure",
     "tokens",
     "truncated",
+    "random_credit",
 )
 # Small enough to be handy while drawing, and all that the tables need.
 _ITEMS_READ = [name for name in ITEM_COLUMNS if name not in ("gold", "completion", "reason")]
@@ -76,6 +78,8 @@ def load(profile: str, arms: Sequence[str], seeds: Sequence[int]) -> Results:
     ) -> pd.DataFrame:
         steps.append(manifest.require(profile, stage, arm, seed, outputs=[name]))
         path = paths.step_dir(profile, stage, arm, seed) / name
+        if columns is not None:
+            columns = sorted(set(columns) & set(parquet.read_schema(path).names), key=columns.index)
         table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path, columns=columns)
         return table if arm is None else table.assign(arm=arm, seed=seed)
 
@@ -90,6 +94,10 @@ def load(profile: str, arms: Sequence[str], seeds: Sequence[int]) -> Results:
     sft = all_runs("03_sft", "steps.csv", [arm for arm in arms if ARMS[arm].sft])
     grpo = all_runs("04_grpo", "steps.csv", [arm for arm in arms if ARMS[arm].rl])
     items = all_runs("05_eval", "items.parquet", arms, _ITEMS_READ)
+    if (
+        "random_credit" not in items
+    ):  # files of before: all questions are open, where nothing is to be guessed
+        items["random_credit"] = items["correct"].astype(float)
     check_items(items)
     # 'unscorable' speaks of the gold answer alone, so such a question is out for every arm.
     items = items[items["verdict"] != "unscorable"].reset_index(drop=True)
@@ -113,7 +121,7 @@ def label(arm: str) -> str:
 
 
 def source(benchmark: str) -> str:
-    """Who wrote a benchmark's questions: 'mini_stem' or 'reasoning_gym'."""
+    """Who wrote a benchmark's questions: 'mini_stem', 'reasoning_gym', or the name of one of the paper's."""
     return benchmark.split()[0]
 
 
@@ -126,7 +134,7 @@ def check_items(items: pd.DataFrame) -> None:
     if (items["correct"] != (items["verdict"] == "correct")).any():
         raise InputError("05_eval's columns correct and verdict contradict each other: run 05_eval again.")
     counts = items.groupby(["item_id", "arm", "seed"]).size().unstack(["arm", "seed"])
-    uneven = counts != counts.max(axis=None)
+    uneven = counts.ne(counts.max(axis=1), axis=0)  # benchmarks may differ in their number of samples
     if uneven.any(axis=None):
         lacking = counts.columns[uneven.any()][0]
         raise InputError(
@@ -140,15 +148,23 @@ def cube(items: pd.DataFrame, arm: str, value: str = "correct") -> tuple[np.ndar
     axis).
 
     items: rows of the wanted benchmarks. Questions in the order of benchmark and id, so that arms can be
-    paired.
+    paired. Where benchmarks differ in their number of samples, each question has one value: its samples' mean.
+    A question without a family is a group of its own.
     """
+    if items.groupby(["arm", "seed", "item_id"]).size().nunique() > 1:
+        keys = ["arm", "seed", "benchmark", "table", "item_id", "subject", "family", "steps"]
+        items = items.groupby(keys, dropna=False)[value].mean().reset_index().assign(sample=0)
     rows = items[items["arm"] == arm].sort_values(["seed", "benchmark", "item_id", "sample"], kind="stable")
     if rows.empty:
         raise InputError(f"No evaluation of arm {arm!r} was read: run 05_eval for it first.")
     questions = rows[rows["seed"] == rows["seed"].iloc[0]].drop_duplicates("item_id").reset_index(drop=True)
     shape = (rows["seed"].nunique(), len(questions), -1)
     questions = questions[["benchmark", "table", "item_id", "subject", "family", "steps"]]
-    group = questions["benchmark"].map(source) + " " + questions["family"]
+    group = (
+        questions["benchmark"].map(source)
+        + " "
+        + questions["family"].astype(object).fillna(questions["item_id"])
+    )
     return rows[value].to_numpy(float).reshape(shape), questions.assign(group=group)
 
 

@@ -56,10 +56,11 @@ def ask(rows: pd.DataFrame, items: Sequence[BenchmarkItem], answer: Generate) ->
     """Every extracted answer with both verdicts; columns LOGGED, model, model_reason, reply.
 
     rows: of `evaluate.evaluate`. `model` is correct, incorrect or undecided (a reply that cannot be read). What the
-    rules call unscorable is not asked: its gold answer is at fault.
+    rules call unscorable is not asked: its gold answer is at fault. Nor are secret items: a reply may quote them.
     """
     questions = {item.problem.id: item.problem.question for item in items}
-    asked = rows[rows["extracted"].notna() & (rows["verdict"] != "unscorable")].reset_index(drop=True)
+    shown = rows["completion"].notna()
+    asked = rows[shown & rows["extracted"].notna() & (rows["verdict"] != "unscorable")].reset_index(drop=True)
     triples = [
         (questions[row.item_id], row.gold, row.extracted)
         for row in asked[["item_id", "gold", "extracted"]].itertuples()

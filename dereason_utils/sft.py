@@ -48,6 +48,19 @@ def tokenise(rows: pd.DataFrame, tokenizer, model: Model) -> tuple[list[dict], i
     return examples, dropped
 
 
+def loss_tokens(examples: list[dict]) -> int:
+    """Tokens of the examples that carry loss: the completions'."""
+    return sum(sum(example["completion_mask"]) for example in examples)
+
+
+def matched(settings: Sft, examples: list[dict], unit: str, amount: float) -> Sft:
+    """The settings with as many epochs as cost `amount` of `unit`: optimizer 'updates' or 'tokens' that carry loss."""
+    per_epoch = math.ceil(len(examples) / settings.batch_size)
+    updates = amount if unit == "updates" else max(1, round(amount / loss_tokens(examples) * per_epoch))
+    # Half an update less, because the trainer rounds the product of epochs and updates up.
+    return settings.model_copy(update={"epochs": (updates - 0.5) / per_epoch})
+
+
 def train(
     model, tokenizer, examples: list[dict], validation: list[dict], settings: Sft, folder: Path, seed: int
 ):

@@ -8,62 +8,162 @@ import pandas as pd
 
 from dereason_utils.errors import InputError
 
-Selection = Literal["all", "easy", "hard", "random_easy_sized", "random_hard_sized"]
-
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the paper's tables: which selection of the pool each training stage sees (None: no such stage)."""
+    """One row of the comparison: the selections that SFT and then RL see, each one phase after the other (none: ()).
 
-    sft: Selection | None
-    rl: Selection | None
+    matched: SFT goes on until it has cost what MATCHED_TO's SFT and RL cost together, in optimizer updates or in
+    tokens that carry loss.
+    """
+
+    sft: tuple[str, ...]
+    rl: tuple[str, ...]
     about: str
+    matched: Literal["updates", "tokens"] | None = None
 
 
+MATCHED_TO = "dereason"
 ARMS = {
-    "base": Arm(None, None, "the untrained policy"),
-    "sft_only": Arm("all", None, "SFT on the whole pool"),
-    "rl_only": Arm(None, "all", "RL on the whole pool, from the base model"),
-    "random_split": Arm("random_easy_sized", "random_hard_sized", "a random split with dereason's sizes"),
-    "dereason": Arm("easy", "hard", "easy problems to SFT, hard problems to RL"),
+    # The paper's Table 1, and an arm that its text mentions.
+    "base": Arm((), (), "the untrained policy"),
+    "sft_only": Arm(("all",), (), "SFT on the whole pool"),
+    "rl_only": Arm((), ("all",), "RL on the whole pool, from the base model"),
+    "sft_then_hard_sft": Arm(("easy", "hard"), (), "SFT on easy, then SFT on hard problems"),
+    "random_split": Arm(
+        ("random_easy_sized",), ("random_hard_sized",), "a random split with dereason's sizes"
+    ),
+    "dereason": Arm(("easy",), ("hard",), "easy problems to SFT, hard problems to RL"),
+    "easy_rl_then_hard_rl": Arm(
+        (), ("easy", "hard"), "RL on easy, then RL on hard problems, from the base model"
+    ),
+    # What the paper lacks.
+    "reversed": Arm(("hard",), ("easy",), "hard problems to SFT, easy problems to RL"),
+    "sft_all_then_rl_all": Arm(("all",), ("all",), "the whole pool to SFT, and again to RL"),
+    "sft_all_then_hard_rl": Arm(("all",), ("hard",), "the whole pool to SFT, its hard problems again to RL"),
+    "subject_matched_random": Arm(
+        ("subject_matched_rest",), ("subject_matched",), "dereason's subjects and sizes, difficulty at random"
+    ),
+    "passrate_split": Arm(
+        ("passrate_easy",),
+        ("passrate_hard",),
+        "dereason's sizes, difficulty = the base policy's own pass rate",
+    ),
+    "threshold_2": Arm(("upto_2",), ("above_2",), "dereason with scores 1 and 2 as easy"),
+    "threshold_4": Arm(("upto_4",), ("above_4",), "dereason with scores 1 to 4 as easy"),
+    "filtered_teacher": Arm(("easy_right",), ("hard",), "dereason with the teacher's right answers alone"),
+    "sft_only_updates": Arm(("all",), (), "SFT on the whole pool for as many updates as dereason", "updates"),
+    "sft_only_tokens": Arm(("all",), (), "SFT on the whole pool for as many tokens as dereason", "tokens"),
 }
+# Figure 1: the same problems, a half, a quarter, ... of the pool, for SFT and for RL; each part holds the next.
+for _part in (2, 4, 8, 16):
+    ARMS[f"sft_1_in_{_part}"] = Arm((f"1_in_{_part}",), (), f"SFT on 1 in {_part} problems")
+    ARMS[f"rl_1_in_{_part}"] = Arm(
+        (), (f"1_in_{_part}",), f"RL on 1 in {_part} problems, from the base model"
+    )
+# Figures 3, 4 and 6: RL on one score alone, from the base model and from dereason's SFT.
+for _score in range(1, 6):
+    ARMS[f"rl_score_{_score}"] = Arm((), (f"score_{_score}",), f"RL on score {_score}, from the base model")
+    ARMS[f"sft_rl_score_{_score}"] = Arm(
+        ("easy",), (f"score_{_score}",), f"SFT on easy, RL on score {_score}"
+    )
 
 
-def select(problems: pd.DataFrame, threshold: int, seed: int) -> dict[str, pd.DataFrame]:
-    """Every named selection of the pool.
+def select(problems: pd.DataFrame, name: str, threshold: int, seed: int) -> pd.DataFrame:
+    """One selection of the pool, in the pool's order.
 
-    problems: one row per problem with a column `score` (1-5); rows without a score are in no selection.
-    The two random selections are disjoint and have the sizes of easy and hard. Raises InputError when easy or hard
-    is empty, because then the experiment compares nothing.
+    problems: one row per problem with the columns id, subject and score (1-5; rows without one are in no selection);
+    `easy_right` needs response_correct and `passrate_...` needs pass_rate too. easy is score <= threshold, hard the
+    rest. The random selections, and those by pass rate, have the sizes of easy and hard and share nothing; they depend
+    on the seed alone. Raises InputError for an unknown name and for a selection, or a side of the split, without problems.
     """
     pool = problems[problems["score"].notna()].reset_index(drop=True)
-    easy = pool[pool["score"] <= threshold]
-    hard = pool[pool["score"] > threshold]
-    if easy.empty or hard.empty:
-        side = "at most" if easy.empty else "above"
+    hard = pool["score"] > threshold
+    if hard.all() or not hard.any():
+        side = "at most" if hard.all() else "above"
         raise InputError(
             f"No problem is scored {side} {threshold}: the split has an empty side; "
             "check 01_score's histogram or change split.threshold."
         )
-    order = np.random.default_rng([seed, 2]).permutation(len(pool))
-    shuffled = pool.iloc[order]
-    return {
-        "all": pool,
-        "easy": easy.reset_index(drop=True),
-        "hard": hard.reset_index(drop=True),
-        "random_easy_sized": shuffled.iloc[: len(easy)].sort_index().reset_index(drop=True),
-        "random_hard_sized": shuffled.iloc[len(easy) :].sort_index().reset_index(drop=True),
-    }
+    chosen = pool[_chosen(pool, name, hard, seed).to_numpy(bool)]
+    if chosen.empty:
+        raise InputError(f"The selection {name!r} has no problems: leave out the arms that use it.")
+    return chosen.reset_index(drop=True)
+
+
+def _chosen(pool: pd.DataFrame, name: str, hard: pd.Series, seed: int) -> pd.Series:
+    """Whether each problem of the pool belongs to the selection."""
+    kind, _, number = name.rpartition("_")
+    match kind if number.isdigit() else name:
+        case "all":
+            return hard.notna()
+        case "easy":
+            return ~hard
+        case "hard":
+            return hard
+        case "easy_right":
+            return ~hard & pool["response_correct"]
+        case "score":
+            return pool["score"] == int(number)
+        case "upto":
+            return pool["score"] <= int(number)
+        case "above":
+            return pool["score"] > int(number)
+        case "1_in":
+            return _places(pool, seed, 2) < len(pool) // int(number)
+        case "random_easy_sized":
+            return _places(pool, seed, 2) < (~hard).sum()
+        case "random_hard_sized":
+            return _places(pool, seed, 2) >= (~hard).sum()
+        case "subject_matched":
+            return _subject_matched(pool, hard, seed)
+        case "subject_matched_rest":
+            return ~_subject_matched(pool, hard, seed)
+        case "passrate_easy":
+            return ~_rarely_solved(pool, hard.sum(), seed)
+        case "passrate_hard":
+            return _rarely_solved(pool, hard.sum(), seed)
+    raise InputError(f"There is no selection {name!r}.")
+
+
+def _places(pool: pd.DataFrame, seed: int, stream: int) -> pd.Series:
+    """Each problem's place (from 0) in a random order; `stream` keeps the draws of different purposes apart."""
+    order = np.random.default_rng([seed, stream]).permutation(len(pool))
+    return pd.Series(np.argsort(order), index=pool.index)
+
+
+def _subject_matched(pool: pd.DataFrame, hard: pd.Series, seed: int) -> pd.Series:
+    """Of each subject as many problems as are hard, whatever their score."""
+    places = _places(pool, seed, 3).groupby(pool["subject"]).rank()
+    return places <= hard.groupby(pool["subject"]).transform("sum")
+
+
+def _rarely_solved(pool: pd.DataFrame, size: int, seed: int) -> pd.Series:
+    """The `size` problems that the policy solves least often; the seed decides between equals."""
+    if "pass_rate" not in pool or pool["pass_rate"].isna().all():
+        raise InputError("No pass rates were measured: set pass_rate.samples and run 01_score again.")
+    rates = pd.DataFrame({"rate": pool["pass_rate"].fillna(0.0), "place": _places(pool, seed, 4)})
+    return pool.index.to_series().isin(rates.sort_values(["rate", "place"]).index[:size])
 
 
 def arm_sets(
-    selections: dict[str, pd.DataFrame], arm: str
+    problems: pd.DataFrame, arm: str, threshold: int, seed: int
 ) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
-    """The arm's SFT problems and RL problems (None where the arm has no such stage)."""
+    """The arm's SFT problems and RL problems (None where the arm has no such stage), `phase` (1, 2, ...) by `phase`."""
     if arm not in ARMS:
         raise InputError(f"Unknown arm {arm!r}: choose one of {', '.join(ARMS)}.")
-    sft, rl = ARMS[arm].sft, ARMS[arm].rl
-    return (selections[sft] if sft else None), (selections[rl] if rl else None)
+    return tuple(
+        pd.concat(
+            [
+                select(problems, name, threshold, seed).assign(phase=phase)
+                for phase, name in enumerate(names, 1)
+            ],
+            ignore_index=True,
+        )
+        if names
+        else None
+        for names in (ARMS[arm].sft, ARMS[arm].rl)
+    )
 
 
 def sizes(sets: dict[str, tuple[pd.DataFrame | None, pd.DataFrame | None]]) -> pd.DataFrame:
@@ -73,7 +173,8 @@ def sizes(sets: dict[str, tuple[pd.DataFrame | None, pd.DataFrame | None]]) -> p
         ids = [set() if part is None else set(part["id"]) for part in (sft, rl)]
         row = {"arm": arm, "sft": len(ids[0]), "rl": len(ids[1]), "shared": len(ids[0] & ids[1])}
         for name, part in (("sft", sft), ("rl", rl)):
-            row[f"{name}_mean_steps"] = None if part is None else part["steps"].mean()
+            known = None if part is None else part["steps"].where(part["steps"] > 0)
+            row[f"{name}_mean_steps"] = None if part is None else known.mean()
             row[f"{name}_mathematics"] = None if part is None else (part["subject"] == "mathematics").mean()
         rows.append(row)
     return pd.DataFrame(rows)

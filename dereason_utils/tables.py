@@ -86,6 +86,29 @@ def main_table(read: Results, name: str) -> pd.DataFrame:
     return table
 
 
+def scorings(read: Results) -> pd.DataFrame:
+    """Other scorings of the same completions, in percent, per arm and benchmark.
+
+    accuracy: the mean over items (micro), an answer that cannot be read counts as wrong; parse_failure: their share.
+    random_credit: where the question has options, such an answer counts 1 / options, the expected value of the random
+    letter that General-Reasoner's scripts draw (arXiv 2505.14652). macro: the plain mean of the subjects' (BBEH: tasks')
+    accuracies; macro_random_credit likewise.
+    """
+    rows = []
+    for table in TABLES.values():
+        for name, items in _columns(read.items[read.items["table"] == table])[:-1]:
+            for arm in read.arms:
+                part = items[items["arm"] == arm].astype({"correct": float})
+                subjects = part.groupby("subject")[["correct", "random_credit"]].mean()
+                micro = part[["correct", "parse_failure", "random_credit"]].mean()
+                shares = [*micro, *subjects.mean()]
+                rows.append(
+                    [arm, name, part["item_id"].nunique(), *(100 * share for share in shares), len(subjects)]
+                )
+    names = ["accuracy", "parse_failure", "random_credit", "macro", "macro_random_credit", "subjects"]
+    return pd.DataFrame(rows, columns=["arm", "benchmark", "items", *names]).round(2)
+
+
 def by_group(read: Results, column: str) -> pd.DataFrame:
     """Accuracy in percent per arm and value of `column`: 'subject', or 'steps' where they are known."""
     items = read.items[read.items["steps"] > 0] if column == "steps" else read.items
@@ -98,15 +121,19 @@ def by_group(read: Results, column: str) -> pd.DataFrame:
                 {"arm": arm, column: value, **_percent(estimate), "parse_failure": 100 * failed}
                 | _sizes(estimate, copies)
             )
+    if not rows:  # no benchmark of this run knows its steps
+        return pd.DataFrame(columns=["arm", column, "accuracy", "low", "high", "parse_failure", "questions"])
     return pd.DataFrame(rows).round(2)
 
 
 def pass_and_majority(read: Results) -> pd.DataFrame:
-    """pass@k (k = 1, 2, 4, ... samples) and maj@K per arm in percent, as averages of the benchmarks."""
+    """pass@k (k = 1, 2, 4, ... samples) and maj@K per arm in percent, as averages of the benchmarks.
+
+    Benchmarks that differ in their number of samples stand apart, their names behind the table's.
+    """
     rows = []
     for arm in read.arms:
-        for table in TABLES.values():
-            items = read.items[read.items["table"] == table]
+        for table, items in _equally_sampled(read):
             correct, questions = results.cube(items, arm)
             copies = correct.shape[2]
             powers = [2**i for i in range(copies.bit_length()) if 2**i <= copies]
@@ -122,6 +149,18 @@ def pass_and_majority(read: Results) -> pd.DataFrame:
                 | _one_per_question(voted, questions, table, arm)
             )
     return pd.DataFrame(rows).round(2)
+
+
+def _equally_sampled(read: Results) -> list[tuple[str, pd.DataFrame]]:
+    """(label, items) of each table, taken apart where its benchmarks differ in their number of samples."""
+    parts = []
+    for table in TABLES.values():
+        items = read.items[read.items["table"] == table]
+        copies = items.groupby("benchmark")["sample"].nunique()
+        for _, names in copies.groupby(copies, sort=True):
+            label = table if len(names) == len(copies) else f"{table}: {', '.join(names.index)}"
+            parts.append((label, items[items["benchmark"].isin(names.index)]))
+    return parts
 
 
 def differences(read: Results, pairs: Iterable[tuple[str, str]] = PAIRS) -> pd.DataFrame:
@@ -189,8 +228,10 @@ def training_slopes(
 
 
 def _columns(items: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The benchmarks of a table, in order of name, and the average over all of them last."""
-    return [*((name, part) for name, part in items.groupby("benchmark")), (AVERAGE, items)]
+    """The benchmarks of a table, the paper's in its order and the others by name, and the average over all of them last."""
+    rank = [column for columns in REPORTED.values() for column in columns]
+    parts = sorted(items.groupby("benchmark"), key=lambda p: rank.index(p[0]) if p[0] in rank else len(rank))
+    return [*parts, (AVERAGE, items)]
 
 
 def _rng(*names: str) -> np.random.Generator:
@@ -198,13 +239,16 @@ def _rng(*names: str) -> np.random.Generator:
     return np.random.default_rng([_BOOTSTRAP_SEED, *(crc32(name.encode()) for name in names)])
 
 
-def _rate(items: pd.DataFrame, arm: str, name: str) -> tuple[stats.Estimate, int]:
+def _rate(items: pd.DataFrame, arm: str, name: str) -> tuple[stats.Estimate, int | str]:
+    """The estimate, and the samples of each question: a number, or such as '1 or 8' where benchmarks differ."""
     correct, questions = results.cube(items, arm)
     seeds, _, copies = correct.shape
+    numbers = sorted(items.groupby("benchmark")["sample"].nunique().unique())
+    asked = copies if len(numbers) == 1 else " or ".join(map(str, numbers))
     where = questions["group"], questions["benchmark"]
     if seeds == 1:
-        return stats.rate(correct[0].mean(1), *where, rng=_rng(name, arm), samples=copies), copies
-    return stats.hierarchical_rate(correct, *where, rng=_rng(name, arm)), copies
+        return stats.rate(correct[0].mean(1), *where, rng=_rng(name, arm), samples=copies), asked
+    return stats.hierarchical_rate(correct, *where, rng=_rng(name, arm)), asked
 
 
 def _difference(items: pd.DataFrame, a: str, b: str, name: str) -> stats.Estimate:
@@ -251,7 +295,7 @@ def _percent(estimate: stats.Estimate) -> dict:
     return {"accuracy": 100 * estimate.value, "low": 100 * estimate.low, "high": 100 * estimate.high}
 
 
-def _sizes(estimate: stats.Estimate, copies: int) -> dict:
+def _sizes(estimate: stats.Estimate, copies: int | str) -> dict:
     return {
         "questions": estimate.questions,
         "groups": estimate.groups,

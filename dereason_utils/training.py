@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from dereason_utils import disk, progress
+from dereason_utils.errors import InputError
 
 _WHOLE = "dereason_whole.json"  # written into a checkpoint after everything else
 _MADE_FROM = "dereason_made_from.txt"  # fingerprint of what a folder's checkpoints depend on
@@ -84,6 +85,23 @@ def draw_order_by_epoch(sampler, seed: int):
     sampler.generator = torch.Generator()
     sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(seed * 1_000_003 + epoch)
     return sampler
+
+
+def share_out(steps: int, phases: int) -> list[int]:
+    """`steps` shared evenly among so many phases, the first ones getting what is left over."""
+    if steps < phases:
+        raise InputError(f"{steps} steps are too few for {phases} phases: raise grpo.steps.")
+    return [steps // phases + (phase < steps % phases) for phase in range(phases)]
+
+
+def one_after_the_other(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """The phases' tables (column `step`, from 1 in each) as one: `step` counts on, and `phase` says which phase it was."""
+    done = 0
+    joined = []
+    for phase, table in enumerate(tables, 1):
+        joined.append(table.assign(step=table["step"] + done, phase=phase))
+        done += int(table["step"].max())
+    return pd.concat(joined, ignore_index=True)
 
 
 def write_curve(folder: Path, curve: pd.DataFrame) -> list[str]:
@@ -185,8 +203,6 @@ def stop_on_nan():
     A step is logged before its checkpoint is written, so what it broke is never saved.
     """
     from transformers import TrainerCallback
-
-    from dereason_utils.errors import InputError
 
     class StopOnNan(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **_):

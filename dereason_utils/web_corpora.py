@@ -7,25 +7,22 @@ that is left out is counted under the first filter that it fails.
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dereason_utils.errors import InputError, first_line
-from dereason_utils.profiles import is_commit
+from dereason_utils import hub_data
+from dereason_utils.errors import InputError
+from dereason_utils.profiles import CORPUS_HUBS
 from dereason_utils.schema import Problem
 from dereason_utils.verify import gold_is_scorable
 from dereason_utils.verify.rules import kind_of
 
-FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
-
 
 @dataclass(frozen=True)
-class WebCorpus:
-    """Where a corpus lives and what its columns are called; None: it has no such column."""
+class Columns:
+    """What a corpus's columns are called; None: it has no such column."""
 
-    hub: str
     id: str | None
     subject: str
     answer_type: str | None
@@ -38,51 +35,25 @@ class WebCorpus:
 
 # Webscale-RL also has the source text, whose column is named differently in different copies; it is never read.
 CORPORA = {
-    "webinstruct_verified": WebCorpus("TIGER-Lab/WebInstruct-verified", "id", "category", "answer_type"),
-    "webscale_rl": WebCorpus("Salesforce/Webscale-RL", None, "domain", None),
+    "webinstruct_verified": Columns("id", "category", "answer_type"),
+    "webscale_rl": Columns(None, "domain", None),
 }
 
 
 def read(name: str, path: str | None = None, revision: str | None = None) -> pd.DataFrame:
     """The rows of a corpus, with the columns of `CORPORA[name].columns`.
 
-    path: a local folder; None: the hub, at the commit `revision`. Raises InputError when the folder holds no data, a
-    column is missing, a file is damaged, the commit is not one, or the hub cannot be reached.
+    path, revision: as in `hub_data.load`, which says what is refused; a missing column is InputError as well.
     """
-    from datasets import load_dataset
-
-    corpus = CORPORA[name]
-    where = f"{corpus.hub} (commit {revision})" if path is None else str(path)
-    if path is None:
-        if not is_commit(revision):
-            raise InputError(
-                f"Corpus {corpus.hub} has the revision {revision!r}: set corpus.revision to the 40 digits of a commit "
-                "of it, or corpus.path to a local folder with its files."
-            )
-        source = {"path": corpus.hub, "revision": revision}
-    else:
-        source = _local_files(Path(path))
-    try:
-        rows = load_dataset(**source, split="train")
-    except Exception as error:  # the libraries below raise errors of a dozen kinds
-        remedy = "check the network and the commit" if path is None else "replace the damaged file"
-        raise InputError(f"{where} cannot be read ({first_line(error)}): {remedy}.") from error
+    corpus, hub = CORPORA[name], CORPUS_HUBS[name]
+    rows = hub_data.load(hub, "train", path, revision, ("corpus.path", "corpus.revision"))
     if missing := [column for column in corpus.columns if column not in rows.column_names]:
+        where = f"{hub} (commit {revision})" if path is None else path
         raise InputError(
             f"{where} lacks the column {missing[0]!r} (it has {', '.join(rows.column_names)}): give it the columns of "
-            f"{corpus.hub}."
+            f"{hub}."
         )
     return rows.select_columns(corpus.columns).to_pandas()
-
-
-def _local_files(folder: Path) -> dict:
-    """What `load_dataset` needs for the folder's data files."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in FORMATS) if folder.is_dir() else []
-    kinds = {FORMATS[path.suffix] for path in files}
-    if len(kinds) != 1:
-        found = "both Parquet and JSON files" if kinds else "no Parquet or JSON file"
-        raise InputError(f"{folder} holds {found}: put the corpus's files of one format there.")
-    return {"path": kinds.pop(), "data_files": [str(path) for path in files]}
 
 
 @dataclass(frozen=True)
@@ -156,7 +127,7 @@ def _text(value) -> str:
     return str(value).strip()
 
 
-def _problems(kept: pd.DataFrame, name: str, corpus: WebCorpus) -> pd.DataFrame:
+def _problems(kept: pd.DataFrame, name: str, corpus: Columns) -> pd.DataFrame:
     """The steps are unknown, so 0. A row without an id is named by its question's hash."""
     key = (
         kept["key"]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dereason_utils import manifest, paths, profiles, sources
 from dereason_utils.errors import InputError
-from dereason_utils.split import ARMS
+from dereason_utils.split import ARMS, MATCHED_TO
 
 
 class StepKey(NamedTuple):
@@ -35,11 +35,19 @@ def check(profile: profiles.Profile, key: StepKey) -> None:
 
 
 def steps(profile: profiles.Profile) -> list[StepKey]:
-    """Every step of a profile, each after those that it reads."""
+    """Every step of a profile, each after those that it reads. Raises InputError for an arm that cannot be run."""
+    for arm in profile.arms:
+        if arm not in ARMS:
+            raise InputError(
+                f"Unknown arm {arm!r} in profile {profile.name}: choose among {', '.join(ARMS)}."
+            )
+        if ARMS[arm].matched and MATCHED_TO not in profile.arms:
+            raise InputError(f"Arm {arm!r} is matched to {MATCHED_TO!r}: name that in `arms` too.")
+    arms = sorted(profile.arms, key=lambda arm: ARMS[arm].matched is not None)
     found = [StepKey("01_score")]
     for seed in profile.seeds:
         found.append(StepKey("02_split", None, seed))
-        for arm in profile.arms:
+        for arm in arms:
             found += [StepKey("03_sft", arm, seed)] if ARMS[arm].sft else []
             found += [StepKey("04_grpo", arm, seed)] if ARMS[arm].rl else []
             found.append(StepKey("05_eval", arm, seed))
@@ -59,7 +67,8 @@ def earlier(profile: profiles.Profile, key: StepKey) -> list[StepKey]:
     sft = [StepKey("03_sft", arm, seed)] if ARMS[arm].sft else []
     rl = [StepKey("04_grpo", arm, seed)] if ARMS[arm].rl else []
     if stage == "03_sft":
-        return [split]
+        model = [StepKey(stage, MATCHED_TO, seed) for stage in ("03_sft", "04_grpo")]
+        return [split, *(model if ARMS[arm].matched else [])]
     if stage == "04_grpo":
         return [split, *sft]
     return (rl or sft)[-1:] or [StepKey("01_score")]

@@ -122,7 +122,8 @@ def saved(folder: Path) -> str:
     """What a killed step will go on from."""
     if batches := len(list(folder.glob("checkpoints/batch-*.parquet"))):
         return f"{batches} batches"
-    found = [training.last_whole_checkpoint(folder / name) for name in ("checkpoints", "judge")]
+    phases = sorted(folder.glob("checkpoints/phase*"), reverse=True)
+    found = [training.last_whole_checkpoint(work) for work in (*phases, folder / "judge")]
     return next((Path(path).name for path in found if path), "start")
 
 

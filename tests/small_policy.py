@@ -42,6 +42,14 @@ def build(folder: Path, chat: bool = False) -> Path:
     return folder
 
 
+def load(folder: Path, chat: bool = False):
+    """(model, tokenizer) of a policy that is built into the folder."""
+    from dereason_utils import models
+
+    own = settings(build(folder, chat), prompt_style="chat" if chat else "plain")
+    return models.load_policy(str(folder), own, 0, train=False)
+
+
 def settings(folder: Path, **changes) -> profiles.Model:
     """The smoke profile's, for the model in `folder`."""
     return profiles.load("smoke").model.model_copy(update={"name": str(folder), **changes})

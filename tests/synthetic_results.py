@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from dereason_utils import disk, manifest
+from dereason_utils.hub_benchmarks import BENCHMARKS
 from dereason_utils.split import ARMS
 
 SUBJECTS = ("mathematics", "physics", "chemistry", "biology", "computer science", "economics")
@@ -36,19 +37,35 @@ def questions(test_size: int, gym_size: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def paper_questions(size: int) -> pd.DataFrame:
+    """Questions of the paper's seven benchmarks, `size` of each, with the samples and options that they have there."""
+    rows = []
+    for benchmark in BENCHMARKS.values():
+        options = {"mmlu_pro": 10, "supergpqa": 10, "gpqa_diamond": 4}.get(benchmark.name, 0)
+        for i in range(size):
+            subject = f"{benchmark.name} subject {i % 3}"
+            where = (benchmark.name, benchmark.table, f"{benchmark.name}-{i}", subject, None, 0)
+            rows.append((*where, 1 + i % 7, benchmark.samples, options))
+    known = ["benchmark", "table", "item_id", "subject", "family", "steps", "effort", "samples", "options"]
+    return pd.DataFrame(rows, columns=known)
+
+
 def items(arm: str, seed: int, asked: pd.DataFrame, samples: int) -> pd.DataFrame:
-    """05_eval's rows of one run."""
+    """05_eval's rows of one run; `samples` of each question where its own column `samples` does not say."""
+    if "samples" not in asked:
+        asked = asked.assign(samples=samples, options=0)
     rng = np.random.default_rng([seed, *arm.encode()])
-    families = sorted(asked["family"].unique())
+    families = sorted(asked["family"].dropna().unique())
     ease = dict(zip(families, np.random.default_rng(5).normal(0, 0.06, len(families)), strict=True))
     start, decay = SKILL[arm]
-    rows = asked.loc[asked.index.repeat(samples)].reset_index(drop=True)
-    chance = (start * decay ** (rows["effort"] - 1) + rows["family"].map(ease)).clip(0.005, 0.98)
+    rows = asked.loc[asked.index.repeat(asked["samples"])].reset_index(drop=True)
+    chance = (start * decay ** (rows["effort"] - 1) + rows["family"].map(ease).fillna(0)).clip(0.005, 0.98)
     correct = rng.random(len(rows)) < chance
     failed = ~correct & (rng.random(len(rows)) < (0.3 if arm == "base" else 0.04))
     wrong = pd.Series(rng.integers(0, 12, len(rows))).astype(str)
-    return rows.drop(columns="effort").assign(
-        sample=np.tile(np.arange(samples), len(asked)),
+    guess = np.where(failed & (rows["options"] > 0), 1 / rows["options"].clip(lower=1), 0)
+    return rows.drop(columns=["effort", "samples", "options"]).assign(
+        sample=rows.groupby("item_id").cumcount(),
         gold="42",
         completion="...",
         extracted=np.where(correct, "42", wrong.where(~pd.Series(failed), None)),
@@ -58,6 +75,7 @@ def items(arm: str, seed: int, asked: pd.DataFrame, samples: int) -> pd.DataFram
         parse_failure=failed,
         tokens=rng.integers(20, 160, len(rows)),
         truncated=failed,
+        random_credit=np.where(correct, 1.0, guess),
     )
 
 
@@ -65,7 +83,7 @@ def grpo_steps(arm: str, seed: int, steps: int) -> pd.DataFrame:
     """04_grpo's training curve: from base a low start, a high entropy and long answers."""
     rng = np.random.default_rng([seed, 3, *arm.encode()])
     x = np.linspace(0, 1, steps)
-    from_sft = ARMS[arm].sft is not None
+    from_sft = bool(ARMS[arm].sft)
     reward = (0.16 + 0.17 * x) if from_sft else (0.04 + 0.2 * (1 - np.exp(-3 * x)))
     entropy = (0.42 - 0.2 * x) if from_sft else 1.1 * np.exp(-1.8 * x)
     length = (92 - 14 * x) if from_sft else (118 - 30 * x)
@@ -122,9 +140,13 @@ def scores(size: int) -> pd.DataFrame:
 
 
 def write(
-    profile="cpu", arms=tuple(ARMS), seeds=(0,), test_size=240, gym_size=96, samples=4, train=800, rl_steps=24
-):
-    """Write all steps of a profile under $DEREASON_RESULTS, each with its manifest."""
+    profile="cpu", arms=tuple(SKILL), seeds=(0,), test_size=240, gym_size=96, samples=4, train=800, rl_steps=24,
+    paper_size=0,
+):  # fmt: skip
+    """Write all steps of a profile under $DEREASON_RESULTS, each with its manifest.
+
+    paper_size: where it is not 0, the paper's benchmarks with so many questions each, instead of ours.
+    """
 
     def step(stage, tables, arm=None, seed=None):
         begun = manifest.begin(stage, profile, arm, seed, parameters={})
@@ -141,13 +163,21 @@ def write(
         "hard": train - easy,
         "random_hard_sized": train - easy,
     }
-    asked = questions(test_size, gym_size)
+    asked = paper_questions(paper_size) if paper_size else questions(test_size, gym_size)
     for seed in seeds:
-        sizes = [{"arm": a, "sft": sets.get(ARMS[a].sft, 0), "rl": sets.get(ARMS[a].rl, 0)} for a in arms]
+        sizes = [
+            {"arm": a, "sft": sum(map(sets.get, ARMS[a].sft)), "rl": sum(map(sets.get, ARMS[a].rl))}
+            for a in arms
+        ]
         step("02_split", {"sizes.csv": pd.DataFrame(sizes)}, seed=seed)
         for arm in arms:
             if ARMS[arm].sft:
-                step("03_sft", {"steps.csv": sft_steps(arm, seed, sets[ARMS[arm].sft] // 16)}, arm, seed)
+                step(
+                    "03_sft",
+                    {"steps.csv": sft_steps(arm, seed, sum(map(sets.get, ARMS[arm].sft)) // 16)},
+                    arm,
+                    seed,
+                )
             if ARMS[arm].rl:
                 step("04_grpo", {"steps.csv": grpo_steps(arm, seed, rl_steps)}, arm, seed)
             step("05_eval", {"items.parquet": items(arm, seed, asked, samples)}, arm, seed)

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from dereason_utils import benchmarks
-from dereason_utils.benchmarks import TASKS, build, reasoning_gym_items
+from dereason_utils import benchmarks, profiles
+from dereason_utils.benchmarks import TASKS, build, own_items, reasoning_gym_items
 from dereason_utils.errors import InputError
 from dereason_utils.schema import Problem
 from dereason_utils.verify import verify
@@ -121,12 +121,13 @@ def test_build_names_the_benchmarks(items):
         problem("b-s4-1", "physics", 4),
         problem("c-s8-1", "mathematics", 8),
     ]
-    built = build(test, items, hard_from_steps=4)
+    built = build(test, items, hard_from_steps=4, samples=2, temperature=0.7)
     assert [(item.benchmark, item.table) for item in built[:3]] == [
         ("mini_stem easy", "general"),
         ("mini_stem hard", "general"),
         ("mini_stem mathematics", "mathematics"),
     ]
+    assert {(item.samples, item.temperature) for item in built} == {(2, 0.7)}
     assert {item.benchmark for item in built} == {*benchmarks.GENERAL, *benchmarks.MATHEMATICS}
     assert all((item.table == "mathematics") == (item.problem.subject == "mathematics") for item in built)
     easy = {item.problem.id for item in built if item.benchmark == "reasoning_gym easy"}
@@ -141,6 +142,18 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="has only 31 distinct problems"):
         reasoning_gym_items(200, 0, ["count_bits"])
     with pytest.raises(InputError, match="occurs twice"):
-        build([problem("a", "physics", 2)] * 2, [], 4)
+        build([problem("a", "physics", 2)] * 2, [], 4, 1, 0.0)
     with pytest.raises(InputError, match="no number of steps"):
-        build([problem("a", "physics", 0)], [], 4)
+        build([problem("a", "physics", 0)], [], 4, 1, 0.0)
+
+
+def test_the_profile_says_which_of_our_benchmarks_are_asked():
+    settings = profiles.load("smoke").eval
+    test = [problem("a-s2-1", "physics", 2)]
+    both = own_items(settings, test, 4)
+    assert benchmarks.overview(both).loc["mini_stem easy"].tolist() == [1, 2, 1.0, 0]
+    assert len(both) == 1 + settings.reasoning_gym_size
+    alone = own_items(settings.model_copy(update={"benchmarks": ("mini_stem", "bbeh")}), test, 4)
+    assert alone == both[:1]
+    with pytest.raises(InputError, match="take mini_stem out of eval.benchmarks"):
+        own_items(settings, [], 4)

@@ -1,13 +1,13 @@
 """Replies over HTTP from a real server with a real, tiny model, and shards that survive a stop."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import dataclasses
 
+import chat_server
+import pandas as pd
 import pytest
 import small_policy
 
-from dereason_utils import chat, generate, models, prompts
+from dereason_utils import chat, generate, models, profiles, prompts
 from dereason_utils.errors import InputError
 
 GREEDY = chat.Decoding(max_tokens=8, temperature=0.0)
@@ -24,52 +24,23 @@ def policy(tmp_path_factory):
 
 @pytest.fixture
 def server(policy):
-    """An address that speaks OpenAI's chat protocol; `busy` of its first requests are turned away."""
+    """An address that speaks OpenAI's chat protocol, with a real model behind it."""
     model, tokenizer = policy
-    lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                web.requests.append(asked)
-                if len(web.requests) <= web.busy:
-                    self.send_error(503)
-                    return
-                if asked["model"] != "tiny":
-                    self.send_error(404, "no such model")
-                    return
-                text = prompts.render(asked["messages"], tokenizer, "plain")
-                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-                [[drawn]] = generate.sample(
-                    model, tokenizer, [ids], max_new_tokens=asked["max_tokens"], temperature=asked["temperature"],
-                    seed=asked["seed"], batch_size=1,
-                )  # fmt: skip
-            message = {
-                "role": "assistant",
-                "content": tokenizer.decode(drawn.tokens, skip_special_tokens=True),
-            }
-            body = json.dumps({
-                "id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "system_fingerprint": "",
-                "choices": [{"index": 0, "message": message, "finish_reason": "stop" if drawn.ended else "length"}],
-                "usage": {"prompt_tokens": len(ids), "completion_tokens": len(drawn.tokens),
-                          "total_tokens": len(ids) + len(drawn.tokens)},
-            }).encode()  # fmt: skip
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(asked):
+        text = prompts.render(asked["messages"], tokenizer, "plain")
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) > 200:
+            raise ValueError(f"This model's maximum context length is 200 tokens. You sent {len(ids)}.")
+        [[drawn]] = generate.sample(
+            model, tokenizer, [ids], max_new_tokens=asked["max_tokens"], temperature=asked["temperature"],
+            seed=asked["seed"], batch_size=1,
+        )  # fmt: skip
+        said = tokenizer.decode(drawn.tokens, skip_special_tokens=True)
+        return said, len(ids), len(drawn.tokens), drawn.ended
 
-        def log_message(self, *_):
-            pass
-
-    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    web.requests, web.busy = [], 0
-    web.address = f"http://127.0.0.1:{web.server_port}/v1"
-    threading.Thread(target=web.serve_forever, daemon=True).start()
-    yield web
-    web.shutdown()
+    with chat_server.serve(answer) as web:
+        yield web
 
 
 def by_hand(policy, decoding):
@@ -136,3 +107,34 @@ def test_a_stopped_run_asks_only_for_the_shards_that_it_lacks(server, policy, tm
     assert asks == [2, 1, 1]
     chat.in_shards(*run, model="another")
     assert asks == [2, 1, 1, 2, 1]
+
+
+@pytest.mark.fault
+def test_a_conversation_that_is_too_long_is_an_empty_reply_and_stops_nobody(server, policy):
+    asked = [*ASKED[:1], [{"role": "user", "content": "long " * 300}], *ASKED[1:]]
+    replies = chat.at_address(server.address, "tiny")(asked, GREEDY)
+    assert replies[1] == chat.TOO_LONG
+    assert [replies[0], *replies[2:]] == by_hand(policy, GREEDY)
+    assert len(server.requests) == len(asked)
+
+
+def test_the_bill_counts_what_the_server_counted(server, tmp_path):
+    ask = chat.at_address(server.address, "tiny")
+    replies = chat.in_shards(ASKED, ask, GREEDY, tmp_path / "replies", 2, "judge")
+    row = chat.bill(pd.DataFrame(map(dataclasses.asdict, replies)), "tiny").iloc[0]
+    assert row["replies"] == 3 and row["tokens"] == sum(reply.tokens for reply in replies)
+    assert row["prompt_tokens"] == sum(reply.prompt_tokens for reply in replies) > 30
+    assert row["tokens_per_s"] == pytest.approx(row["tokens"] / (3600 * row["hours"]))
+
+
+@pytest.mark.fault
+def test_a_model_of_this_process_needs_a_commit_and_vllm(monkeypatch):
+    judge = profiles.load("single_gpu").judge.model_copy(update={"revision": None})
+    with pytest.raises(InputError, match="`make pins` or as judge.revision"):
+        chat.open_model(judge, 0, "judge")
+    monkeypatch.setattr(chat, "find_spec", lambda name: None)
+    pinned = judge.model_copy(update={"revision": "0" * 40})
+    with pytest.raises(
+        InputError, match="judge.via is vllm, which is not installed.*the address of a server"
+    ):
+        chat.open_model(pinned, 0, "judge")

@@ -139,16 +139,16 @@ def test_an_item_without_room_for_a_completion_is_an_outcome_of_its_own(coin, mo
         problem = Problem(
             id=name, question=question, answer="7", answer_type="number", subject="s", family="f", steps=1
         )
-        return BenchmarkItem("mini_stem easy", "general", problem)
+        return BenchmarkItem("mini_stem easy", "general", problem, samples=2)
 
-    settings = SMOKE.eval.model_copy(update={"max_completion": 20, "samples": 2})
+    settings = SMOKE.eval.model_copy(update={"max_completion": 20})
     _, model, tokenizer = coin
     asked, too_long = evaluate.askable(
         [item("a", QUESTION), item("b", "word " * 300)], tokenizer, model_settings, settings
     )
     assert [i.problem.id for i in asked] == ["a"] and [i.problem.id for i in too_long] == ["b"]
     rows = evaluate.evaluate(model, tokenizer, asked, "chat", settings, tmp_path, "05_eval")
-    rows = evaluate.with_too_long(rows, too_long, 2)
+    rows = evaluate.with_too_long(rows, too_long)
     unasked = rows[rows["item_id"] == "b"]
     assert unasked["reason"].tolist() == ["too long"] * 2 and not unasked["correct"].any()
     assert not unasked["parse_failure"].any() and not unasked["truncated"].any()

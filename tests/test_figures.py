@@ -11,7 +11,6 @@ import synthetic_results
 from matplotlib.image import imread
 
 from dereason_utils import disk, figure_data, figures, manifest, paths, plotting, results
-from dereason_utils.split import ARMS
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +18,7 @@ def read(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEREASON_RESULTS", str(tmp_path_factory.mktemp("results")))
         synthetic_results.write("cpu", test_size=80, gym_size=24)
-        yield results.load("cpu", list(ARMS), [0])
+        yield results.load("cpu", list(synthetic_results.SKILL), [0])
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,14 @@ def test_the_audit_doubts_rewards_that_a_stricter_checker_calls_wrong():
     assert steps["doubtful_share"].isna().tolist() == [False, False, True]
 
 
+@pytest.mark.fault
+def test_the_audit_of_a_run_without_a_single_reward_is_empty():
+    rollouts = pd.DataFrame({"step": [1, 2], "answer": "7", "completion": "no idea", "reward": 0.0})
+    doubtful, steps = grpo.audit(rollouts)
+    assert doubtful.empty and list(doubtful.columns) == list(rollouts.columns)
+    assert steps[["step", "rewarded", "doubtful"]].to_numpy().tolist() == [[1, 0, 0], [2, 0, 0]]
+
+
 @pytest.fixture(scope="module")
 def policy_folder(tmp_path_factory):
     return small_policy.build(tmp_path_factory.mktemp("policy"))

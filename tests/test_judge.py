@@ -15,6 +15,12 @@ def test_rubric_follows_the_papers_scale(steps, score):
     assert judge.rubric(steps) == score
 
 
+def test_the_reference_has_no_score_where_the_steps_are_unknown():
+    scores = judge.reference_scores(pd.Series([0, 1, 5, 9]))
+    assert scores.tolist() == [pd.NA, 1, 4, 5] and scores.dtype == "Int64"
+    assert judge.reference_scores(pd.Series([0, 0])).isna().all()
+
+
 @pytest.mark.parametrize(("threshold", "steps"), [(1, 2), (2, 3), (3, 5), (4, 9)])
 def test_first_hard_steps(threshold, steps):
     assert judge.first_hard_steps(threshold) == steps

@@ -54,7 +54,7 @@ def test_04_grpo_ends_with_the_same_bytes_after_its_kernel_was_killed(start, tmp
     monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path / "reference"))
     split = manifest.begin("02_split", "smoke", seed=0, parameters={})
     corpus = corpora.load(profiles.load("smoke", OVERRIDES).corpus)
-    disk.write_table(split.folder / "rl_only_rl.parquet", corpus[corpus["split"] == "train"])
+    disk.write_table(split.folder / "rl_only_rl.parquet", corpus[corpus["split"] == "train"].assign(phase=1))
     manifest.finish(split, outputs=["rl_only_rl.parquet"])
     shutil.copytree(tmp_path / "reference", tmp_path / "killed")
 
@@ -65,7 +65,7 @@ def test_04_grpo_ends_with_the_same_bytes_after_its_kernel_was_killed(start, tmp
     monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path / "killed"))
     folder = paths.step_dir("smoke", *STEP)
     runner = start()
-    while (checkpoint := training.last_whole_checkpoint(folder / "checkpoints")) is None:
+    while (checkpoint := training.last_whole_checkpoint(folder / "checkpoints" / "phase1")) is None:
         assert runner.poll() is None, runner.communicate()
         time.sleep(0.02)
     (kernel,) = psutil.Process(runner.pid).children()
@@ -74,7 +74,7 @@ def test_04_grpo_ends_with_the_same_bytes_after_its_kernel_was_killed(start, tmp
     assert runner.returncode == 1
     assert "The kernel was killed" in error
     assert not paths.manifest_path("smoke", *STEP).exists()
-    checkpoint = Path(training.last_whole_checkpoint(folder / "checkpoints"))
+    checkpoint = Path(training.last_whole_checkpoint(folder / "checkpoints" / "phase1"))
     before = json.loads((checkpoint / "trainer_state.json").read_text())
 
     finish(start())

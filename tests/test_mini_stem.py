@@ -1,5 +1,6 @@
 """mini_stem: graded, balanced, disjoint in content, right, and told in many ways."""
 
+import hashlib
 import math
 import os
 import re
@@ -561,3 +562,35 @@ def test_rules_never_come_back_to_a_value():
             assert len(set(values)) == 11
             assert all(0 <= value < 100 for value in values)
             assert all(a != b for a, b in pairwise(values))
+
+
+# ---- subjects and difficulty --------------------------------------------------------------------------
+
+
+def test_without_subject_skew_the_problems_are_those_of_always():
+    rows = [problem.model_dump() for problem in generate("train", 300, 2603, (1, 10))]
+    known = "4805840c54dfc153c1472a85597a42993198564f76b9d6e4ee53a459fb0cf590"
+    assert hashlib.sha256(repr(rows).encode()).hexdigest() == known
+
+
+@pytest.mark.parametrize(
+    ("skew", "at_4", "at_5"), [(0.0, 1 / 6, 1 / 6), (0.5, 0.473, 0.563), (1.0, 0.78, 0.96)]
+)
+def test_subject_skew_goes_from_independence_to_the_papers_confound(skew, at_4, at_5):
+    problems = generate("train", 2400, 2603, (1, 10), subject_skew=skew)
+
+    def mathematics(fewest, most):
+        among = [p.subject == "mathematics" for p in problems if fewest <= p.steps <= most]
+        return sum(among) / len(among)
+
+    assert mathematics(1, 4) == pytest.approx(1 / 6, abs=0.01)
+    assert mathematics(5, 8) == pytest.approx(at_4, abs=0.04)
+    assert mathematics(9, 10) == pytest.approx(at_5, abs=0.04)
+    assert Counter(p.steps for p in problems) == dict.fromkeys(range(1, 11), 240)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("families", [tuple(FAMILIES), ("physics.segments",)])
+def test_a_skew_out_of_range_or_without_mathematics_is_refused(families):
+    with pytest.raises(InputError, match="subject_skew"):
+        generate("train", 10, 0, (1, 4), families, subject_skew=1.5 if len(families) > 1 else 0.5)

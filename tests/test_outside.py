@@ -119,7 +119,7 @@ def test_a_model_that_brings_code_is_not_run(tmp_path):
 @pytest.mark.fault
 @pytest.mark.parametrize("revision", [None, "main", "v1.0", "abc123", "A" * 40, "a" * 39, "a" * 40 + "\n"])
 def test_a_hub_model_needs_a_commit(revision):
-    settings = profiles.load("single_gpu", {"model.revision": revision}).model
+    settings = profiles.load("single_gpu").model.model_copy(update={"revision": revision})
     with pytest.raises(InputError, match=r"set model\.revision to the 40 digits of a commit") as caught:
         models.locate(settings)
     assert "\n" not in str(caught.value)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dereason_utils import paths, profiles
+from dereason_utils import paths, profiles, tiny
 from dereason_utils.errors import InputError
 
 
@@ -25,7 +25,8 @@ def test_every_profile_loads_and_tags_every_value(name):
 def reported():
     """The settings that the paper and General-Reasoner give: setting -> (value, source)."""
     rows = pd.read_csv(paths.REPO / "results" / "paper" / "settings.csv", dtype=str)
-    return {row.setting: (yaml.safe_load(row.value), row.source) for row in rows.itertuples()}
+    values = {row.setting: (yaml.safe_load(row.value), row.source) for row in rows.itertuples()}
+    return {name: (tuple(v) if isinstance(v, list) else v, source) for name, (v, source) in values.items()}
 
 
 @pytest.mark.parametrize("name", profiles.names())
@@ -51,6 +52,22 @@ def test_override_replaces_one_value_and_is_ours():
     assert profiles.load("cpu").split.threshold == 3
 
 
+def test_override_replaces_a_section_as_a_whole():
+    profile = profiles.load(
+        "paper", {"teacher": dict(profiles.load("cpu").teacher), "corpus": dict(profiles.load("cpu").corpus)}
+    )
+    assert profile.teacher == profiles.load("cpu").teacher and profile.corpus.name == "mini_stem"
+    assert profile.sources["teacher.slip"] == "ours" and "teacher.name" not in profile.sources
+
+
+def test_another_address_of_the_same_server_redoes_nothing():
+    one, other, here = (
+        profiles.stage_settings(profiles.load("paper", {"judge.via": via}), "01_score")
+        for via in ("http://one:8000/v1", "https://other/v1", "vllm")
+    )
+    assert one == other != here
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("name", "overrides", "says"),
@@ -64,6 +81,19 @@ def test_override_replaces_one_value_and_is_ours():
         ("cpu", {"grpo.micro_batch_size": 7}, "not a multiple"),
         ("cpu", {"corpus.min_steps": 9, "corpus.max_steps": 2}, "min_steps is above max_steps"),
         ("cpu", {"eval.temperature": 0.0}, "greedy"),
+        (
+            "cpu",
+            {"corpus.name": "webscale_rl"},
+            "corpus.path: Field required.*given as a whole: -o 'corpus={...}'",
+        ),
+        ("paper", {"judge.via": "https://me:secret@host/v1"}, "judge.via: String should match"),
+        ("paper", {"judge.via": "ftp://host"}, "judge.via: String should match"),
+        ("paper", {"judge.split_by": "reference"}, "judge.split_by: reference needs the corpus mini_stem"),
+        (
+            "paper",
+            {"teacher": {"via": "reference", "slip": 0.1}},
+            "teacher.via: reference needs the corpus mini_stem",
+        ),
     ],
 )
 def test_bad_values_say_what_and_where(name, overrides, says):
@@ -86,3 +116,9 @@ def test_evaluation_settings_do_not_touch_training_stages():
     for stage in ("01_score", "02_split", "03_sft", "04_grpo"):
         assert profiles.stage_settings(plain, stage) == profiles.stage_settings(changed, stage)
     assert profiles.stage_settings(plain, "05_eval") != profiles.stage_settings(changed, "05_eval")
+
+
+def test_the_nano_policy_has_read_no_problem_of_its_corpus_families():
+    corpus = profiles.load("nano").corpus
+    assert set(corpus.families) == set(tiny.NANO_CORPUS)
+    assert not set(tiny.RECIPES["nano"].families) & set(corpus.families)

@@ -151,9 +151,8 @@ def policy():
 def run_eval(policy, folder, settings=PROFILE.eval):
     """What 05_eval does from the loaded policy to its tables."""
     test = corpora.problems(CORPUS[CORPUS["split"] == "test"])
-    rows = evaluate.evaluate(
-        *policy, benchmarks.build(test, [], 2), STYLE, settings, folder / "checkpoints", ""
-    )
+    items = benchmarks.build(test, [], 2, settings.samples, settings.temperature)
+    rows = evaluate.evaluate(*policy, items, STYLE, settings, folder / "checkpoints", "")
     rows.to_parquet(folder / "items.parquet")
     evaluate.summarise(rows).to_csv(folder / "summary.csv")
     return rows

@@ -40,7 +40,7 @@ def test_a_good_step(roots, capfd):
     assert "hello from seed 0" in out
     assert "02_split seed 0 done in" in out
     made = manifest.require("smoke", "02_split", seed=0)
-    assert made.parameters["teacher"] == {"slip": 0.5}
+    assert made.parameters["teacher"] == {"via": "reference", "slip": 0.5}
     executed = nbformat.read(roots / "runs" / EXECUTED, as_version=4)
     counts = [cell.execution_count for cell in executed.cells if cell.cell_type == "code"]
     assert counts == [1, 2, 3, 4, 5]

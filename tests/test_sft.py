@@ -1,5 +1,7 @@
 """SFT: what carries loss, and that nothing is cut silently."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,3 +87,15 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     again = sft.LikeLength([5, 3, 9, 1] * 30, 4, seed=0)
     again.set_epoch(1)
     assert list(again) == list(sampler)
+
+
+@pytest.mark.parametrize(
+    ("unit", "amount", "updates"),
+    [("updates", 37, 37), ("updates", 3, 3), ("tokens", 300, 18), ("tokens", 1, 1)],
+)
+def test_a_matched_training_has_exactly_the_updates_that_its_cost_asks_for(unit, amount, updates):
+    settings = profiles.load("smoke").sft.model_copy(update={"batch_size": 4, "epochs": 2})
+    examples = [{"completion_mask": [0, 0, 1, 1, 1, 1, 1]}] * 10  # an epoch: 3 updates, 50 tokens with loss
+    tuned = sft.matched(settings, examples, unit, amount)
+    assert math.ceil(tuned.epochs * 3) == updates
+    assert tuned.model_copy(update={"epochs": 2}) == settings

@@ -1,76 +1,199 @@
 """The split and the arms' sets."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from dereason_utils import split
 from dereason_utils.errors import InputError
 
+SUBJECTS = ("mathematics", "physics", "biology")
+
 
 def pool(scores):
+    rng = np.random.default_rng(0)
     return pd.DataFrame(
         {
             "id": [f"p{i}" for i in range(len(scores))],
             "score": pd.array(scores, dtype="Int64"),
             "steps": [s or 1 for s in scores],
-            "subject": ["mathematics" if i % 2 else "physics" for i in range(len(scores))],
+            # Mathematics is frequent among the hard problems, so that subjects tell selections apart.
+            "subject": [
+                "mathematics" if s and s > 3 and i % 4 else SUBJECTS[i % 3] for i, s in enumerate(scores)
+            ],
+            "response_correct": rng.random(len(scores)) < 0.8,
+            "pass_rate": rng.integers(0, 5, len(scores)) / 4,
         }
     )
 
 
-@pytest.fixture
-def selections():
-    return split.select(pool([1, 2, 3, 4, 5, 5, 2, 3, None, 4] * 5), threshold=3, seed=0)
+PROBLEMS = pool([1, 2, 3, 4, 5, 5, 2, 3, None, 4] * 20)
+SCORED = PROBLEMS[PROBLEMS["score"].notna()]
 
 
-def test_threshold_three_sends_four_and_five_to_rl(selections):
-    assert set(selections["easy"]["score"]) == {1, 2, 3}
-    assert set(selections["hard"]["score"]) == {4, 5}
+def chosen(name, seed=0, threshold=3, problems=PROBLEMS):
+    return split.select(problems, name, threshold, seed)
 
 
-def test_easy_and_hard_are_a_partition_of_the_scored_pool(selections):
-    easy, hard, whole = (set(selections[name]["id"]) for name in ("easy", "hard", "all"))
-    assert easy | hard == whole and not easy & hard
-    assert len(whole) == 45  # five problems have no score
+def ids(name, seed=0):
+    return set(chosen(name, seed)["id"])
 
 
-def test_random_selections_have_the_same_sizes_and_share_nothing(selections):
-    first, second = selections["random_easy_sized"], selections["random_hard_sized"]
-    assert (len(first), len(second)) == (len(selections["easy"]), len(selections["hard"]))
-    assert not set(first["id"]) & set(second["id"])
-    assert set(first["score"]) & {4, 5}, "a random half of this pool contains hard problems"
+def test_threshold_three_sends_four_and_five_to_rl():
+    assert set(chosen("easy")["score"]) == {1, 2, 3}
+    assert set(chosen("hard")["score"]) == {4, 5}
 
 
-def test_random_selection_depends_on_the_seed_alone():
-    problems = pool([1, 2, 3, 4, 5, 4] * 10)
-    draws = [split.select(problems, 3, seed)["random_easy_sized"]["id"].tolist() for seed in (0, 0, 1)]
-    assert draws[0] == draws[1] != draws[2]
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("easy", "hard"),
+        ("random_easy_sized", "random_hard_sized"),
+        ("subject_matched_rest", "subject_matched"),
+        ("passrate_easy", "passrate_hard"),
+        ("upto_2", "above_2"),
+        ("upto_4", "above_4"),
+    ],
+)
+def test_two_halves_are_a_partition_of_the_scored_pool(first, second):
+    assert ids(first) | ids(second) == ids("all") == set(SCORED["id"])
+    assert not ids(first) & ids(second)
+    assert chosen(first)["id"].tolist() == [i for i in SCORED["id"] if i in ids(first)], "in the pool's order"
 
 
-def test_arms_get_the_papers_sets(selections):
-    sft, rl = split.arm_sets(selections, "dereason")
-    assert sft is selections["easy"] and rl is selections["hard"]
-    assert split.arm_sets(selections, "base") == (None, None)
-    assert split.arm_sets(selections, "rl_only")[0] is None
-    assert len(split.arm_sets(selections, "sft_only")[0]) == 45
+@pytest.mark.parametrize(
+    ("easy", "hard"),
+    [
+        ("random_easy_sized", "random_hard_sized"),
+        ("subject_matched_rest", "subject_matched"),
+        ("passrate_easy", "passrate_hard"),
+    ],
+)
+def test_other_splits_have_dereasons_sizes(easy, hard):
+    assert (len(chosen(easy)), len(chosen(hard))) == (len(chosen("easy")), len(chosen("hard"))) == (100, 80)
 
 
-def test_sizes_count_overlap_and_subjects(selections):
-    table = split.sizes({arm: split.arm_sets(selections, arm) for arm in split.ARMS}).set_index("arm")
-    assert table.loc["dereason", ["sft", "rl", "shared"]].tolist() == [25, 20, 0]
+@pytest.mark.parametrize("name", ["random_easy_sized", "subject_matched", "passrate_hard", "1_in_4"])
+def test_what_is_drawn_depends_on_the_seed_alone(name):
+    assert ids(name, 0) == ids(name, 0) != ids(name, 1)
+
+
+@pytest.mark.parametrize("name", ["all", "easy", "hard", "easy_right", "score_4", "upto_2"])
+def test_what_is_not_drawn_is_the_same_for_every_seed(name):
+    assert ids(name, 0) == ids(name, 1)
+
+
+def test_subject_matched_has_the_hard_sets_subjects_and_any_difficulty():
+    def mix(name):
+        return chosen(name)["subject"].value_counts().to_dict()
+
+    assert mix("subject_matched") == mix("hard")
+    assert mix("random_hard_sized") != mix("hard"), "the subjects are no accident"
+    assert set(chosen("subject_matched")["score"]) == {1, 2, 3, 4, 5}
+
+
+def test_by_pass_rate_the_rarely_solved_are_hard():
+    easy, hard = chosen("passrate_easy"), chosen("passrate_hard")
+    border = hard["pass_rate"].max()
+    assert easy["pass_rate"].min() == border, "problems alike are divided by the seed"
+    assert (hard["pass_rate"] < border).sum() == (SCORED["pass_rate"] < border).sum()
+
+
+@pytest.mark.fault
+def test_without_pass_rates_the_setting_is_named():
+    with pytest.raises(InputError, match=r"set pass_rate.samples"):
+        chosen("passrate_hard", problems=PROBLEMS.assign(pass_rate=np.nan))
+
+
+def test_filtered_teacher_keeps_the_easy_problems_with_a_right_answer():
+    easy = chosen("easy")
+    assert chosen("easy_right")["id"].tolist() == easy[easy["response_correct"]]["id"].tolist()
+    assert 0 < len(chosen("easy_right")) < len(easy)
+
+
+def test_a_score_alone():
+    assert [set(chosen(f"score_{score}")["score"]) for score in range(1, 6)] == [{s} for s in range(1, 6)]
+
+
+def test_parts_of_the_pool_hold_each_other():
+    assert [len(chosen(f"1_in_{part}")) for part in (2, 4, 8, 16)] == [90, 45, 22, 11]
+    assert ids("all") > ids("1_in_2") > ids("1_in_4") > ids("1_in_8") > ids("1_in_16")
+
+
+EXPECTED = {  # arm: the scores that SFT's phases see, those that RL's see
+    "base": ([], []),
+    "sft_only": (["12345"], []),
+    "rl_only": ([], ["12345"]),
+    "sft_then_hard_sft": (["123", "45"], []),
+    "dereason": (["123"], ["45"]),
+    "reversed": (["45"], ["123"]),
+    "easy_rl_then_hard_rl": ([], ["123", "45"]),
+    "sft_all_then_rl_all": (["12345"], ["12345"]),
+    "sft_all_then_hard_rl": (["12345"], ["45"]),
+    "threshold_2": (["12"], ["345"]),
+    "threshold_4": (["1234"], ["5"]),
+    "filtered_teacher": (["123"], ["45"]),
+    "rl_score_2": ([], ["2"]),
+    "sft_rl_score_5": (["123"], ["5"]),
+}
+
+
+@pytest.mark.parametrize("arm", EXPECTED)
+def test_each_phase_of_an_arm_sees_its_scores(arm):
+    def phases(part):
+        if part is None:
+            return []
+        return ["".join(map(str, sorted(set(rows["score"])))) for _, rows in part.groupby("phase")]
+
+    assert tuple(map(phases, split.arm_sets(PROBLEMS, arm, 3, 0))) == EXPECTED[arm]
+
+
+@pytest.mark.parametrize("arm", split.ARMS)
+def test_every_arm_can_be_drawn_and_no_stage_sees_a_problem_twice(arm):
+    for names, part in zip(
+        (split.ARMS[arm].sft, split.ARMS[arm].rl), split.arm_sets(PROBLEMS, arm, 3, 0), strict=True
+    ):
+        assert (part is None) == (names == ())
+        if part is not None:
+            assert part["phase"].unique().tolist() == list(range(1, len(names) + 1))
+            assert part["id"].is_unique and len(part)
+
+
+@pytest.mark.parametrize(
+    "arm", ["dereason", "random_split", "reversed", "subject_matched_random", "passrate_split"]
+)
+def test_splits_share_no_problem_between_sft_and_rl(arm):
+    sft, rl = split.arm_sets(PROBLEMS, arm, 3, 0)
+    assert not set(sft["id"]) & set(rl["id"])
+    assert len(sft) + len(rl) == len(SCORED)
+
+
+def test_sizes_count_overlap_and_subjects():
+    sets = {arm: split.arm_sets(PROBLEMS, arm, 3, 0) for arm in split.ARMS}
+    table = split.sizes(sets).set_index("arm")
+    assert table.loc["dereason", ["sft", "rl", "shared"]].tolist() == [100, 80, 0]
+    assert table.loc["sft_all_then_hard_rl", ["sft", "rl", "shared"]].tolist() == [180, 80, 80]
+    assert table.loc["sft_then_hard_sft", ["sft", "rl"]].tolist() == [180, 0]
     assert table.loc["base", ["sft", "rl"]].tolist() == [0, 0]
-    easy = selections["easy"]
-    assert table.loc["dereason", "sft_mathematics"] == (easy["subject"] == "mathematics").mean()
+    assert table.loc["dereason", "sft_mathematics"] == (chosen("easy")["subject"] == "mathematics").mean()
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("scores", [[1, 2, 3], [4, 5]])
 def test_an_empty_side_is_refused(scores):
     with pytest.raises(InputError, match="empty side"):
-        split.select(pool(scores), 3, 0)
+        chosen("all", problems=pool(scores))
 
 
 @pytest.mark.fault
-def test_unknown_arm_is_named(selections):
+def test_an_empty_selection_is_named():
+    with pytest.raises(InputError, match="'score_5' has no problems"):
+        chosen("score_5", problems=pool([1, 2, 3, 4] * 5))
+
+
+@pytest.mark.fault
+def test_unknown_arms_and_selections_are_named():
     with pytest.raises(InputError, match="Unknown arm 'dereson'"):
-        split.arm_sets(selections, "dereson")
+        split.arm_sets(PROBLEMS, "dereson", 3, 0)
+    with pytest.raises(InputError, match="no selection 'eassy'"):
+        chosen("eassy")

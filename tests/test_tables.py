@@ -10,9 +10,8 @@ import synthetic_results
 
 from dereason_utils import manifest, paths, render, results, sources, stats, tables
 from dereason_utils.errors import InputError
-from dereason_utils.split import ARMS
 
-ARM_NAMES = list(ARMS)
+ARM_NAMES = list(synthetic_results.SKILL)
 TWO = ("base", "rl_only")
 
 
@@ -140,6 +139,36 @@ def test_by_group_counts_every_question_once(read):
     assert shown == pytest.approx(100 * one["correct"].mean(), abs=0.006)
 
 
+def test_scorings_hold_what_the_item_file_holds(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
+    synthetic_results.write("cpu", TWO, paper_size=30, train=64, rl_steps=3)
+    table = tables.scorings(results.load("cpu", TWO, [0])).set_index(["arm", "benchmark"])
+    rows = pd.read_parquet(paths.step_dir("cpu", "05_eval", "base", 0) / "items.parquet")
+    assert set(table.loc["base"].index) == set(rows["benchmark"])
+    for name, part in rows.groupby("benchmark"):
+        found, failed = table.loc["base", name], part["parse_failure"].mean()
+        options = {"mmlu_pro": 10, "supergpqa": 10, "gpqa_diamond": 4}.get(name)
+        guesses = failed / options if options else 0
+        assert found["accuracy"] == pytest.approx(100 * part["correct"].mean(), abs=0.006)
+        assert found["random_credit"] == pytest.approx(100 * (part["correct"].mean() + guesses), abs=0.006)
+        assert found["macro"] == pytest.approx(
+            100 * part.groupby("subject")["correct"].mean().mean(), abs=0.006
+        )
+        assert found["parse_failure"] == pytest.approx(100 * failed, abs=0.006) and found["subjects"] == 3
+    assert "MMLU-Pro" in set(render.scorings_display(table.reset_index())["benchmark"])
+
+
+def test_results_of_before_guesses_were_credited_can_still_be_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
+    whole = synthetic_results.items
+    monkeypatch.setattr(
+        synthetic_results, "items", lambda *given: whole(*given).drop(columns="random_credit")
+    )
+    synthetic_results.write("cpu", ("base",), test_size=12, gym_size=12, train=64)
+    items = results.load("cpu", ["base"], [0]).items
+    assert items["random_credit"].tolist() == items["correct"].astype(float).tolist()
+
+
 def test_pass_at_k_and_majority(read):
     table = tables.pass_and_majority(read).set_index(["arm", "table", "measure"])["value"]
     assert table["dereason", "general", "pass@1"] == pytest.approx(
@@ -210,22 +239,48 @@ def test_the_readme_shows_table1(tmp_path, table1):
     assert not render.readme_is_current(path, csv)
 
 
-@pytest.mark.parametrize("arms", [("base",), ("base", "dereason"), ("rl_only", "sft_only")])
-def test_the_notebook_draws_whatever_arms_were_run(tmp_path, monkeypatch, arms):
+def draw(tmp_path, monkeypatch, profile, arms, **sizes):
+    """Run 06_figures on synthetic results; returns its step."""
     for name in ("RESULTS", "RUNS"):
         monkeypatch.setenv(f"DEREASON_{name}", str(tmp_path / name.lower()))
-    synthetic_results.write("cpu", arms=arms, test_size=30, gym_size=12, train=60)
-    chosen = {"overrides": {"arms": list(arms)}}
+    synthetic_results.write(profile, arms=arms, train=60, **sizes)
+    chosen = {"profile": profile, "overrides": {"arms": list(arms)}}
     cells = sources.notebook_code(paths.notebook_path("06_figures"))
     given = [node for node in cells.body if isinstance(node, ast.AnnAssign) and node.target.id in chosen]
     for node in given:
         node.value = ast.parse(repr(chosen[node.target.id]), mode="eval").body
     assert given
     exec(compile(ast.fix_missing_locations(cells), "06_figures", "exec"), {})  # noqa: S102 (our own notebook)
-    step = manifest.require("cpu", "06_figures")
+    return manifest.require(profile, "06_figures")
+
+
+@pytest.mark.parametrize("arms", [("base",), ("base", "dereason"), ("rl_only", "sft_only")])
+def test_the_notebook_draws_whatever_arms_were_run(tmp_path, monkeypatch, arms):
+    step = draw(tmp_path, monkeypatch, "cpu", arms, test_size=30, gym_size=12)
     assert {"table1.html", "table2.tex", "differences.md", "training_slopes.csv", "figure7.png"} <= set(
         step.outputs
     )
+
+
+def test_a_run_on_the_papers_benchmarks_is_drawn_beside_the_papers_numbers(tmp_path, monkeypatch):
+    step = draw(tmp_path, monkeypatch, "single_gpu", ("base", "rl_only", "dereason"), paper_size=12)
+    for name, table in (("table1", "general"), ("table2", "mathematics")):
+        written = pd.read_csv(step.folder / f"{name}.csv")
+        shown = render.display(written, name)
+        ours = [column for group, column in shown.columns if group.startswith("Ours")]
+        theirs = [column for group, column in shown.columns if group == "Paper, WebInstruct-verified"]
+        assert [column for column in ours if column in theirs] == theirs
+        assert set(ours) - set(theirs) <= {"no answer", "Avg."}
+        text = (step.folder / f"{name}.md").read_text()
+        assert "Qwen3-4B-Base on the same benchmarks" in text and "other benchmarks" not in text
+        assert set(written["samples"]) == {"1 or 8" if name == "table1" else "1 or 32"}
+        rows = pd.read_parquet(paths.step_dir("single_gpu", "05_eval", "dereason", 0) / "items.parquet")
+        each = rows[rows["table"] == table].groupby("benchmark")["correct"].mean()
+        row = written.set_index("arm").loc["dereason"]
+        assert row["Avg."] == pytest.approx(100 * each.mean(), abs=0.006)
+    passed = pd.read_csv(step.folder / "pass_at_k.csv")
+    assert "pass@32" in set(passed.loc[passed["table"] == "mathematics: aime24, aime25", "measure"])
+    assert pd.read_csv(step.folder / "by_steps.csv").empty
 
 
 def test_the_readme_says_whether_the_reward_rose(tmp_path):

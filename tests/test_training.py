@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 import torch
 
@@ -55,3 +56,21 @@ def test_a_loss_that_is_no_number_stops_training(loss):
     with pytest.raises(InputError, match="step 3"):
         training.stop_on_nan().on_log(None, state, None, logs={"loss": loss})
     training.stop_on_nan().on_log(None, state, None, logs={"loss": 0.5})
+
+
+def test_phases_share_the_steps_and_their_tables_count_on():
+    assert training.share_out(7, 2) == [4, 3] and training.share_out(6, 1) == [6]
+    tables = [
+        pd.DataFrame({"step": [1, 2], "reward": [0.1, 0.2]}),
+        pd.DataFrame({"step": [1, 1, 2], "reward": [0.3, 0.4, 0.5]}),  # rollouts: several rows a step
+    ]
+    joined = training.one_after_the_other(tables)
+    assert joined["step"].tolist() == [1, 2, 3, 3, 4]
+    assert joined["phase"].tolist() == [1, 1, 2, 2, 2]
+    assert joined["reward"].tolist() == [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+@pytest.mark.fault
+def test_fewer_steps_than_phases_are_refused():
+    with pytest.raises(InputError, match=r"raise grpo.steps"):
+        training.share_out(1, 2)

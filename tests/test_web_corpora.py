@@ -148,3 +148,14 @@ def test_subsets_are_nested_disjoint_and_seeded():
     assert len(web_corpora.subset(rows, None, 5, seed=1)) == 50
     with pytest.raises(InputError, match="lower corpus.train_size"):
         web_corpora.subset(rows, 46, 5, seed=1)
+
+
+@pytest.mark.fault
+def test_a_hub_out_of_reach_is_one_sentence_with_the_local_folder(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        InputError, match="Webscale-RL .*cannot be read .*or set corpus.path to a local"
+    ) as caught:
+        web_corpora.read("webscale_rl", None, "0" * 40)
+    assert "\n" not in str(caught.value)

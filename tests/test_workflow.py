@@ -74,6 +74,28 @@ def test_what_a_step_reads(key, reads):
     assert workflow.earlier(profiles.load("cpu"), key) == reads
 
 
+def test_a_matched_arm_comes_after_the_arm_whose_cost_it_reads():
+    profile = profiles.load("cpu", {"arms": ["sft_only_tokens", "dereason"]})
+    (key,) = [key for key in workflow.steps(profile) if key[:2] == ("03_sft", "sft_only_tokens")]
+    assert workflow.earlier(profile, key) == [
+        StepKey("02_split", None, 0),
+        StepKey("03_sft", "dereason", 0),
+        StepKey("04_grpo", "dereason", 0),
+    ]
+    before = workflow.steps(profile)[: workflow.steps(profile).index(key)]
+    assert set(workflow.earlier(profile, key)) <= set(before)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("arms", "says"),
+    [(["dereson"], "Unknown arm 'dereson' in profile cpu"), (["sft_only_updates"], "matched to 'dereason'")],
+)
+def test_a_profile_with_arms_that_cannot_be_run_is_refused(arms, says):
+    with pytest.raises(InputError, match=says):
+        workflow.steps(profiles.load("cpu", {"arms": arms}))
+
+
 def test_figures_read_everything():
     profile = profiles.load("cpu")
     assert workflow.earlier(profile, StepKey("06_figures")) == workflow.steps(profile)[:-1]

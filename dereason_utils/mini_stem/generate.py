@@ -42,18 +42,26 @@ ASIDES = (
 )
 NUMBERS = 1_000_000  # instances per family and number of steps
 TRIES = 300  # drawings without a new content after which a family counts as exhausted at a number of steps
+# The paper's Figure 2: the share of mathematics among the problems of score 4 (5 to 8 steps) and 5 (more).
+MATHEMATICS = {4: 0.78, 5: 0.96}
 SPLITS = {"train": (0, 50), "validation": (50, 70), "test": (70, 100)}  # per cent of all contents
 
 
 def generate(
-    split: str, size: int, seed: int, steps: tuple[int, int], families: Sequence[str] = tuple(FAMILIES)
+    split: str,
+    size: int,
+    seed: int,
+    steps: tuple[int, int],
+    families: Sequence[str] = tuple(FAMILIES),
+    subject_skew: float = 0.0,
 ) -> list[Problem]:
     """`size` problems of a split, with `steps` = (fewest, most) dependent steps, both inclusive.
 
     The hash of a content alone decides whether it belongs to train, validation or test, so the splits are
     disjoint for all sizes and seeds. Families and numbers of steps are balanced; where a family has no new
-    content left at a number of steps, the next ones fill in. Raises InputError for bad arguments and for more
-    problems than there are.
+    content left at a number of steps, the next ones fill in. `subject_skew` (0 to 1) brings the share of
+    mathematics among problems of five and more steps from the families' own to the paper's, linearly. Raises
+    InputError for bad arguments and for more problems than there are.
     """
     if split not in SPLITS:
         raise InputError(f"There is no split {split!r} of mini_stem: choose one of {', '.join(SPLITS)}.")
@@ -61,8 +69,12 @@ def generate(
         named = f"no family {min(unknown)!r}" if families else "nothing to draw from without a family"
         raise InputError(f"mini_stem has {named}: choose from {', '.join(FAMILIES)}.")
     chosen = {name: family for name, family in FAMILIES.items() if name in families}
+    if not 0 <= subject_skew <= 1 or (subject_skew and not _mathematics(chosen)):
+        raise InputError(
+            f"subject_skew = {subject_skew}: give a number from 0 to 1, and above 0 a mathematics family with it."
+        )
     low, high = SPLITS[split]
-    return _collect(chosen, lambda key: low <= _percent(key) < high, size, seed, steps)
+    return _collect(chosen, lambda key: low <= _percent(key) < high, size, seed, steps, subject_skew)
 
 
 def generate_judge_calibration(size: int, seed: int, steps: tuple[int, int]) -> list[Problem]:
@@ -98,7 +110,19 @@ def _percent(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 100
 
 
-def _collect(families: dict[str, Family], wanted: Callable[[str], bool], size: int, seed: int, steps):
+def _mathematics(families) -> list[str]:
+    return [name for name in families if _subject(name) == "mathematics"]
+
+
+def _turned_to_mathematics(names: list[str], steps: int, skew: float) -> float:
+    """The share of turns that must go to mathematics families for the share of such problems that `skew` asks for."""
+    if steps < 5:
+        return 0.0
+    own = len(_mathematics(names)) / len(names)
+    return skew * max(0.0, (MATHEMATICS[4 if steps <= 8 else 5] - own) / (1 - own)) if own < 1 else 0.0
+
+
+def _collect(families: dict[str, Family], wanted, size: int, seed: int, steps, subject_skew: float = 0.0):
     fewest, most = steps
     if not 1 <= fewest <= most <= MAX_STEPS:
         raise InputError(
@@ -111,6 +135,8 @@ def _collect(families: dict[str, Family], wanted: Callable[[str], bool], size: i
     rng = np.random.default_rng([seed, size, fewest, most])
     first = int(rng.integers(len(families)))
     names = [*families][first:] + [*families][:first]
+    mathematics = _mathematics(names)
+    turns = np.random.default_rng([seed, size, 5])  # a stream of its own: without skew nothing changes
     seen: set[str] = set()
     exhausted: set[tuple[str, int]] = set()
     problems = []
@@ -118,7 +144,10 @@ def _collect(families: dict[str, Family], wanted: Callable[[str], bool], size: i
         # In a round over the families neighbours differ in steps; in the next round all move on by one.
         turn, place = divmod(i, len(names))
         count = fewest + (turn + place) % (most - fewest + 1)
-        for family in names[place:] + names[:place]:
+        order = names[place:] + names[:place]
+        if turns.random() < _turned_to_mathematics(names, count, subject_skew):
+            order = [mathematics[i % len(mathematics)], *mathematics, *order]
+        for family in order:
             problem = None if (family, count) in exhausted else _fresh(family, count, rng, wanted, seen)
             if problem:
                 problems.append(problem)

@@ -2,12 +2,14 @@
 
 A profile is a YAML file in this folder. Each value carries a tag that says where it comes from:
 `!paper` (DeReason, arXiv 2603.11193), `!gr` (General-Reasoner, arXiv 2505.14652) or `!ours` (the paper is silent or
-the scale forces another value). `load` checks names, types and ranges; `Profile.sources` keeps the tags.
+the scale forces another value). `load` checks names, types and ranges; `Profile.sources` keeps the tags. Where a profile
+leaves the revision of a hub id open, `load` takes it from pins.json, which `make pins` writes.
 """
 
+import json
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 import yaml
@@ -16,8 +18,17 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from dereason_utils.errors import InputError
 
 FOLDER = Path(__file__).parent
+PINS = "pins.json"  # in FOLDER: {"models": {hub id: commit}, "datasets": {hub id: commit}}
+CORPUS_HUBS = {
+    "webinstruct_verified": "TIGER-Lab/WebInstruct-verified",
+    "webscale_rl": "Salesforce/Webscale-RL",
+}
 SOURCES = ("paper", "gr", "ours")
 STAGES = ("01_score", "02_split", "03_sft", "04_grpo", "05_eval", "06_figures")
+# Own benchmarks, then the paper's (hub_benchmarks.BENCHMARKS), by their names in results/paper.
+BENCHMARKS = (
+    "mini_stem", "reasoning_gym", "mmlu_pro", "gpqa_diamond", "supergpqa", "bbeh", "aime24", "aime25", "math500",
+)  # fmt: skip
 Share = pydantic.confloat(ge=0, le=1)
 
 
@@ -28,7 +39,7 @@ class Section(pydantic.BaseModel):
 
 
 class Model(Section):
-    """The policy. `name` is 'smollm2-135m-instruct' (embedded), 'tiny' (trained here in seconds) or a hub id."""
+    """The policy. `name` is 'smollm2-135m-instruct' (embedded), 'tiny' or 'nano' (trained here) or a hub id."""
 
     name: str
     revision: str | None
@@ -41,8 +52,8 @@ class Model(Section):
     prompt_style: Literal["chat", "plain"]
 
 
-class Corpus(Section):
-    """The training problems. Steps are the inclusive range of true reasoning steps."""
+class MiniStem(Section):
+    """Generated training problems. Steps are the inclusive range of true reasoning steps."""
 
     name: Literal["mini_stem"]
     families: Literal["all"] | tuple[str, ...]  # of mini_stem, such as "physics.segments"
@@ -52,6 +63,7 @@ class Corpus(Section):
     test_size: PositiveInt
     min_steps: PositiveInt
     max_steps: PositiveInt
+    subject_skew: Share  # 0: subjects independent of difficulty; 1: mathematics as frequent in scores 4, 5 as in the paper
 
     @pydantic.model_validator(mode="after")
     def _ordered(self):
@@ -60,9 +72,58 @@ class Corpus(Section):
         return self
 
 
-class Judge(Section):
-    """Who rates reasoning intensity. The LLM judge always runs; `split_by` says whose rating 02 uses."""
+class WebCorpus(Section):
+    """One of the paper's corpora, from the hub or from a local folder with the same columns."""
 
+    name: Literal["webinstruct_verified", "webscale_rl"]
+    path: str | None  # a folder of Parquet or JSON files; null: the hub
+    revision: str | None  # the hub's commit; null: from pins.json
+    seed: NonNegativeInt
+    train_size: PositiveInt | None  # null: all that the filters leave
+    validation_size: PositiveInt
+    max_question: PositiveInt  # characters
+    max_answer: PositiveInt  # characters
+    overlap_words: PositiveInt  # a problem that shares so many words in a row with a benchmark is taken out
+    benchmark_folder: str | None  # a folder with one folder of files per benchmark; null: the hub
+
+
+Corpus = Annotated[MiniStem | WebCorpus, Field(discriminator="name")]
+
+
+class Instruct(Section):
+    """An instruct model that answers and is never trained.
+
+    `via` is 'vllm' (in this process) or the http address of a server that speaks OpenAI's chat protocol.
+    """
+
+    via: str = Field(pattern=r"^(vllm|https?://[^@\s]+)$")  # no password: notebooks show it
+    name: str  # a hub id, a local folder, or the name that the server knows
+    revision: str | None  # the hub's commit; null: from pins.json; a server has its own
+    temperature: NonNegativeFloat  # 0 = greedy
+    top_p: float = Field(gt=0, le=1)
+    top_k: NonNegativeInt  # 0 = all tokens
+    max_tokens: PositiveInt  # of a reply
+    max_length: PositiveInt  # tokens of prompt and reply together, for vllm
+    memory_share: float = Field(gt=0, le=1)  # of the GPU's memory, for vllm
+    shard_size: PositiveInt  # replies that are kept on disk together
+
+    @pydantic.field_serializer("via", when_used="json")
+    def _without_the_host(self, via: str) -> str:
+        """The same server under another address must not redo what it has answered."""
+        return "vllm" if via == "vllm" else "address"
+
+
+class ModelJudge(Instruct):
+    """An instruct model that follows the whole rubric as it is, as the paper's judge does (section 2.2)."""
+
+    split_by: Literal["llm", "reference"]
+    retries: NonNegativeInt
+
+
+class PolicyJudge(Section):
+    """The policy itself, tuned on rubric-labelled problems: for a policy too small to follow the rubric as it is."""
+
+    via: Literal["policy"]
     split_by: Literal["llm", "reference"]
     calibration_size: (
         NonNegativeInt  # rubric-labelled problems of held-out families; 0 = the judge is not tuned
@@ -74,16 +135,45 @@ class Judge(Section):
     retries: NonNegativeInt
 
 
+def _kind(section) -> str:
+    """Which of a section's kinds its `via` names."""
+    via = section.get("via") if isinstance(section, dict) else getattr(section, "via", None)
+    return via if via in ("policy", "reference") else "model"
+
+
+# Who rates reasoning intensity. The LLM judge always runs; `split_by` says whose rating 02 uses.
+Judge = Annotated[
+    Annotated[PolicyJudge, pydantic.Tag("policy")] | Annotated[ModelJudge, pydantic.Tag("model")],
+    pydantic.Discriminator(_kind),
+]
+
+
+class PassRate(Section):
+    """The untrained policy's own pass rate per training problem, for the arm passrate_split; 0 samples: not measured."""
+
+    samples: NonNegativeInt
+    temperature: PositiveFloat
+    max_completion: PositiveInt  # tokens
+
+
 class Split(Section):
     """Problems rated at most `threshold` go to SFT, the others to RL (paper, section 2.2)."""
 
     threshold: int = Field(ge=1, le=4)
 
 
-class Teacher(Section):
-    """`slip` is the reference teacher's probability of a wrong step."""
+class ReferenceTeacher(Section):
+    """`mini_stem`'s own solver; `slip` is its probability of a wrong step."""
 
+    via: Literal["reference"]
     slip: Share
+
+
+Teacher = Annotated[
+    Annotated[ReferenceTeacher, pydantic.Tag("reference")] | Annotated[Instruct, pydantic.Tag("model")],
+    pydantic.Discriminator(_kind),
+]
+KINDS = ("corpus", "judge", "teacher")  # sections that come in several kinds, each with settings of its own
 
 
 class Sft(Section):
@@ -123,6 +213,16 @@ class Grpo(Section):
 
 
 class Eval(Section):
+    """`benchmarks`: names of BENCHMARKS. `benchmark_commits`: name@commit of those that come from the hub.
+
+    `samples` is that of mini_stem and reasoning_gym; the others have theirs in hub_benchmarks, and are greedy where it
+    is 1. `temperature` holds wherever several samples are drawn, and for the own benchmarks.
+    """
+
+    benchmarks: tuple[str, ...] = Field(min_length=1)
+    benchmark_commits: tuple[str, ...]
+    benchmark_folder: str | None  # with a folder <name> of files per benchmark; null: the hub
+    items_per_benchmark: PositiveInt | None  # of the hub's, drawn by `seed`; null: all
     samples: PositiveInt
     temperature: NonNegativeFloat  # 0 = greedy
     max_completion: PositiveInt
@@ -137,6 +237,24 @@ class Eval(Section):
             raise ValueError("samples must be 1 when temperature is 0 (greedy decoding repeats itself)")
         return self
 
+    @pydantic.field_validator("benchmarks")
+    @classmethod
+    def _known(cls, value):
+        if unknown := [name for name in value if name not in BENCHMARKS]:
+            raise ValueError(f"unknown benchmark {unknown[0]!r}: choose among {', '.join(BENCHMARKS)}")
+        if len(set(value)) < len(value):
+            raise ValueError("a benchmark stands there twice")
+        return value
+
+    @pydantic.field_validator("benchmark_commits")
+    @classmethod
+    def _commits(cls, value):
+        for entry in value:
+            name, _, commit = entry.partition("@")
+            if name not in BENCHMARKS or not is_commit(commit):
+                raise ValueError(f"{entry!r} is not a benchmark's name, @ and the 40 digits of a commit")
+        return value
+
 
 class Profile(Section):
     """All settings of one scale; `sources` maps each dotted name to 'paper', 'gr' or 'ours'."""
@@ -147,6 +265,7 @@ class Profile(Section):
     model: Model
     corpus: Corpus
     judge: Judge
+    pass_rate: PassRate
     split: Split
     teacher: Teacher
     sft: Sft
@@ -168,10 +287,23 @@ class Profile(Section):
             raise ValueError("sft: batch_size is not a multiple of micro_batch_size")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _steps_are_known(self):
+        """What needs true steps, or a program that solves the problems, needs mini_stem."""
+        if isinstance(self.corpus, WebCorpus):
+            needs = {
+                "teacher.via: reference": self.teacher.via == "reference",
+                "judge.split_by: reference": self.judge.split_by == "reference",
+                "judge.calibration_size above 0": getattr(self.judge, "calibration_size", 0) > 0,
+            }
+            if wrong := [setting for setting, there in needs.items() if there]:
+                raise ValueError(f"{wrong[0]} needs the corpus mini_stem, whose true steps are known")
+        return self
+
 
 # What each stage's result depends on: a changed evaluation number does not retrain.
 STAGE_SECTIONS = {
-    "01_score": ("model", "corpus", "judge", "sft"),
+    "01_score": ("model", "corpus", "judge", "pass_rate", "sft"),
     "02_split": ("corpus", "split", "teacher", "arms"),
     "03_sft": ("model", "sft"),
     "04_grpo": ("model", "grpo"),
@@ -203,6 +335,17 @@ def is_commit(revision: str | None) -> bool:
     return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
 
 
+def pinned(kind: Literal["models", "datasets"], hub_id: str) -> str | None:
+    """The commit that pins.json has for a hub id, or None."""
+    path = FOLDER / PINS
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get(kind, {}).get(hub_id)
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: remove it and run `make pins`.") from error
+
+
 def names() -> list[str]:
     """The profiles that exist."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -211,7 +354,7 @@ def names() -> list[str]:
 def load(name: str, overrides: dict[str, object] | None = None) -> Profile:
     """Read a profile and replace single values, e.g. `load("cpu", {"grpo.steps": 4})`.
 
-    Raises InputError for an unknown profile or name and for a value of the wrong type or out of range.
+    A whole section is replaced by a dict: `load("smoke", {"teacher": {"via": "reference", "slip": 0.1}})`. Raises InputError for an unknown profile or name and for a value of the wrong type or out of range.
     """
     if name not in names():
         raise InputError(f"Unknown profile {name!r}: choose one of {', '.join(names())}.")
@@ -221,12 +364,38 @@ def load(name: str, overrides: dict[str, object] | None = None) -> Profile:
         _unpack(tree, sources, section, settings, path.name)
     for key, value in (overrides or {}).items():
         _override(tree, sources, key, value)
+    _fill_pins(tree)
     try:
         return Profile.model_validate({**tree, "sources": sources})
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise InputError(f"Profile {name!r}: {where}: {first['msg']} (got {first['input']!r}).") from None
+        # pydantic puts the kind of such a section behind its name.
+        loc = [part for i, part in enumerate(first["loc"]) if i != 1 or first["loc"][0] not in KINDS]
+        where = ".".join(map(str, loc)) or "settings"
+        hint = (
+            f"; {loc[0]} of another kind is given as a whole: -o '{loc[0]}={{...}}'"
+            if first["type"] in ("missing", "extra_forbidden") and loc[0] in KINDS
+            else ""
+        )
+        raise InputError(
+            f"Profile {name!r}: {where}: {first['msg']} (got {first['input']!r}){hint}."
+        ) from None
+
+
+def _fill_pins(tree: dict) -> None:
+    """Commits for the hub ids whose revision is null. What a server runs is not known here, so it gets none."""
+    for section in ("model", "judge", "teacher"):
+        settings = tree.get(section)
+        ours = isinstance(settings, dict) and settings.get("via", "vllm") == "vllm"
+        if ours and settings.get("revision") is None and (commit := pinned("models", settings.get("name"))):
+            settings["revision"] = commit
+    verifier = tree.get("eval", {}).get("model_verifier")
+    if isinstance(verifier, str) and "@" not in verifier and (commit := pinned("models", verifier)):
+        tree["eval"]["model_verifier"] = f"{verifier}@{commit}"
+    corpus = tree.get("corpus")
+    hub = CORPUS_HUBS.get(corpus.get("name")) if isinstance(corpus, dict) else None
+    if hub and corpus.get("path") is None and corpus.get("revision") is None:
+        corpus["revision"] = pinned("datasets", hub)
 
 
 def _unpack(tree, sources, section, settings, file):
@@ -245,6 +414,12 @@ def _unpack(tree, sources, section, settings, file):
 
 
 def _override(tree, sources, key, value):
+    if isinstance(value, dict) and isinstance(tree.get(key), dict):
+        for name in [name for name in sources if name.startswith(f"{key}.")]:
+            del sources[name]
+        tree[key] = dict(value)
+        sources.update({f"{key}.{name}": "ours" for name in value})
+        return
     if key not in sources:
         raise InputError(
             f"Unknown setting {key!r} in overrides: the profile has {', '.join(sorted(sources))}."
