@@ -94,9 +94,7 @@ def load(profile: str, arms: Sequence[str], seeds: Sequence[int]) -> Results:
     sft = all_runs("03_sft", "steps.csv", [arm for arm in arms if ARMS[arm].sft])
     grpo = all_runs("04_grpo", "steps.csv", [arm for arm in arms if ARMS[arm].rl])
     items = all_runs("05_eval", "items.parquet", arms, _ITEMS_READ)
-    if (
-        "random_credit" not in items
-    ):  # files of before: all questions are open, where nothing is to be guessed
+    if "random_credit" not in items:  # older files hold open questions alone, where nothing is to be guessed
         items["random_credit"] = items["correct"].astype(float)
     check_items(items)
     # 'unscorable' speaks of the gold answer alone, so such a question is out for every arm.
@@ -160,11 +158,8 @@ def cube(items: pd.DataFrame, arm: str, value: str = "correct") -> tuple[np.ndar
     questions = rows[rows["seed"] == rows["seed"].iloc[0]].drop_duplicates("item_id").reset_index(drop=True)
     shape = (rows["seed"].nunique(), len(questions), -1)
     questions = questions[["benchmark", "table", "item_id", "subject", "family", "steps"]]
-    group = (
-        questions["benchmark"].map(source)
-        + " "
-        + questions["family"].astype(object).fillna(questions["item_id"])
-    )
+    family = questions["family"].astype(object).fillna(questions["item_id"])
+    group = questions["benchmark"].map(source) + " " + family
     return rows[value].to_numpy(float).reshape(shape), questions.assign(group=group)
 
 
