@@ -312,8 +312,8 @@ def test_the_readme_command(tmp_path, folder, table1, capsys):
 def test_missing_and_foreign_results_are_named(folder, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="05_eval base seed 5|02_split seed 5"):
         results.load("cpu", ["base"], [5])
-    with pytest.raises(InputError, match="Unknown arm 'reversed'"):
-        results.load("cpu", ["reversed"], [0])
+    with pytest.raises(InputError, match="Unknown arm 'upside_down'"):
+        results.load("cpu", ["upside_down"], [0])
     monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
     synthetic_results.write("cpu", arms=("base",), test_size=6, gym_size=6, samples=1, train=16)
     manifest = paths.manifest_path("cpu", "05_eval", "base", 0)
