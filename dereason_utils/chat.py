@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import disk, progress, training
+from dereason_utils import disk, progress, training, vllm_sampling
 from dereason_utils.errors import InputError, first_line
 
 PARALLEL = 64  # requests under way at an address; its server batches them
@@ -43,14 +43,12 @@ class Reply:
 Ask = Callable[[Sequence[list[dict]], Decoding], list[Reply]]
 
 
-def in_process(name: str, revision: str, max_length: int, memory_share: float, seed: int) -> Ask:
-    """vLLM in this process. memory_share: part of the GPU's memory that it may take."""
-    from vllm import LLM, SamplingParams
-
-    llm = LLM(
-        model=name, revision=revision, tokenizer_revision=revision, max_model_len=max_length, dtype="bfloat16",
-        gpu_memory_utilization=memory_share, seed=seed, trust_remote_code=False,
-    )  # fmt: skip
+def in_process(name: str, revision: str | None, max_length: int, memory_share: float, seed: int) -> Ask:
+    """vLLM in this process. memory_share: part of the device's memory that it may take."""
+    llm = vllm_sampling.engine(
+        name, revision=revision, max_length=max_length, memory_share=memory_share, seed=seed
+    )
+    from vllm import SamplingParams
 
     def ask(conversations: Sequence[list[dict]], decoding: Decoding) -> list[Reply]:
         sampling = [
