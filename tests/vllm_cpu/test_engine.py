@@ -2,16 +2,18 @@
 
 import pytest
 
+# This folder is not called vllm: TRL and Unsloth would take it for the package.
 pytest.importorskip(
     "vllm", reason="vLLM is not installed: `make test-vllm` runs these in an environment of its own"
 )
 
-import unsloth  # noqa: E402, F401 (before transformers)
-import torch  # noqa: E402  # isort: skip
+import unsloth  # noqa: F401 (before transformers)
 
-from dereason_utils import chat, generate, grpo, mini_stem, models, profiles, prompts, tiny, vllm_sampling  # noqa: E402
-from dereason_utils.judge import RATING  # noqa: E402
-from dereason_utils.verify import model_verifier  # noqa: E402
+import torch  # isort: skip
+
+from dereason_utils import chat, generate, grpo, mini_stem, models, profiles, prompts, tiny, vllm_sampling
+from dereason_utils.judge import RATING
+from dereason_utils.verify import model_verifier
 
 LENGTH = 24
 MEMORY = 0.2  # of the machine's: the CPU build asks that it is free at the start
@@ -65,7 +67,7 @@ def test_rollouts_have_the_form_of_generate_and_repeat_with_the_seed(llm, policy
     assert [len(group) for group in drawn] == [3] * len(ids)
     assert drawn == vllm_sampling.sample(llm, policy[1], ids, seed=5, **options)
     assert drawn != vllm_sampling.sample(llm, policy[1], ids, seed=6, **options)
-    for completion in sum(drawn, []):
+    for completion in (one for group in drawn for one in group):
         assert completion.ended == (completion.tokens[-1] == policy[1].eos_token_id)
         assert completion.ended or len(completion.tokens) == LENGTH
 
@@ -80,7 +82,7 @@ def test_the_entropy_estimate_agrees_with_the_exact_entropy(llm, policy, ids):
 
 
 def mean_entropy(drawn):
-    flat = sum(drawn, [])
+    flat = [completion for group in drawn for completion in group]
     return sum(c.entropy * len(c.tokens) for c in flat) / sum(len(c.tokens) for c in flat)
 
 
