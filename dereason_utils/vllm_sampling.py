@@ -1,0 +1,121 @@
+"""vLLM in this process: the engine that answers (judge, teacher, verifier) and one that samples from a policy.
+
+The same code runs on a GPU and on vLLM's CPU build. There it needs a few settings that must stand in the environment
+before vLLM is imported; what the user has set there stays.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+
+import torch
+
+from dereason_utils.generate import Completion
+
+# One process, so that weights can be handed over without a copy; threads as OMP_NUM_THREADS says; 1 GB for keys and values.
+ON_CPU = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1",
+}  # fmt: skip
+
+
+def engine(where: str, *, revision: str | None = None, max_length: int, memory_share: float, seed: int):
+    """vLLM's engine for the model at `where` (a folder, or a hub id with its revision).
+
+    memory_share: part of the device's memory that it may take. Log-probabilities are those of the distribution that
+    tokens are drawn from, temperature included.
+    """
+    on_cpu = not torch.cuda.is_available()
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # vLLM would report its use to its makers
+    for name, value in ON_CPU.items() if on_cpu else ():
+        os.environ.setdefault(name, value)
+    from vllm import LLM
+
+    if on_cpu and torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()  # where there are AMX tiles, the first product dies without it
+    # A CPU's random generator cannot be set back, which vLLM does for a seeded request whose prompt is read in parts.
+    whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_length)}
+    return LLM(
+        model=where, revision=revision, tokenizer_revision=revision, max_model_len=max_length, dtype="bfloat16",
+        gpu_memory_utilization=memory_share, seed=seed, trust_remote_code=False, logprobs_mode="processed_logprobs",
+        enforce_eager=on_cpu,  # compiling takes a CPU a minute
+        **(whole_prompts if on_cpu else {}),
+    )  # fmt: skip
+
+
+def sample(
+    llm,
+    tokenizer,
+    prompts: list[list[int]],
+    *,
+    copies: int = 1,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    on_batch: Callable[[int, list[Completion]], None] = lambda done, batch: None,
+) -> list[list[Completion]]:
+    """`generate.sample` with vLLM's engine: `copies` completions of each tokenised prompt, [prompts][copies].
+
+    Every completion has a seed of its own, made from `seed` and its place. `entropy` is an estimate: the mean negative
+    log-probability of the drawn tokens, whose expectation per token is the entropy (at every temperature above 0).
+    """
+    outputs = draw(
+        llm,
+        tokenizer,
+        prompts,
+        copies=copies,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    flat = []
+    for output in outputs:
+        surprise = -sum(log_probabilities(output)) / len(output.token_ids) if temperature else 0.0
+        flat.append(Completion(list(output.token_ids), output.finish_reason == "stop", surprise))
+    on_batch(len(prompts), flat)
+    return [flat[start : start + copies] for start in range(0, len(flat), copies)]
+
+
+def draw(llm, tokenizer, prompts, *, copies: int, max_new_tokens: int, temperature: float, seed: int) -> list:
+    """vLLM's own outputs, flat: the copies of the first prompt, then of the second, ..."""
+    from vllm import SamplingParams
+
+    repeated = [{"prompt_token_ids": ids} for ids in prompts for _ in range(copies)]
+    sampling = [
+        SamplingParams(
+            max_tokens=max_new_tokens, temperature=temperature, top_p=1.0, top_k=-1, logprobs=0,
+            seed=seed * 1_000_003 % 2**31 + number, stop_token_ids=[tokenizer.eos_token_id],
+        )
+        for number in range(len(repeated))
+    ]  # fmt: skip
+    return [result.outputs[0] for result in llm.generate(repeated, sampling, use_tqdm=False)]
+
+
+def log_probabilities(output) -> list[float]:
+    """The log-probability of each drawn token of one of vLLM's outputs."""
+    return [at[token].logprob for token, at in zip(output.token_ids, output.logprobs, strict=True)]
+
+
+def refresh(llm, model) -> None:
+    """Give the engine the policy's weights as they are now, with an adapter merged, and forget what it had read."""
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged_weights(model)})
+    llm.reset_prefix_cache()
+
+
+@torch.no_grad()
+def merged_weights(model) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, weight) of the plain model; a LoRA product is added in float32 and rounded to the weight's type once.
+
+    That rounding loses the smallest updates (LOG.md), so the trainer's own log-probabilities count, not the sampler's.
+    """
+    layers = {
+        f"{name}.base_layer.weight": layer
+        for name, layer in model.named_modules()
+        if hasattr(layer, "lora_A")
+    }
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            continue
+        weight = weight.detach()
+        if layer := layers.get(name):
+            change = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
+            weight = (weight.float() + change).to(weight.dtype)
+        yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), weight
