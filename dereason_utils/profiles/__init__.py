@@ -262,6 +262,7 @@ class Profile(Section):
     name: str
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     arms: tuple[str, ...] = Field(min_length=1)
+    canary: bool  # the first minute's check on a CPU too; on a GPU it always runs
     model: Model
     corpus: Corpus
     judge: Judge
