@@ -80,6 +80,10 @@ def test_commits_are_looked_up_once_and_fill_the_profiles(hub, folder, capsys):
             == commit_of(f"/api/models/{profile.judge.name}")
         )
         assert profile.corpus.revision == commit_of("/api/datasets/TIGER-Lab/WebInstruct-verified")
+        open_ones = {b.name: b.hub for b in hub_benchmarks.BENCHMARKS.values() if b.hub != GATED}
+        assert set(profile.eval.benchmark_commits) == {
+            f"{name}@{commit_of(f'/api/datasets/{hub_id}')}" for name, hub_id in open_ones.items()
+        }
         assert profile.eval.model_verifier == f"{pins.VERIFIER}@{commit_of(f'/api/models/{pins.VERIFIER}')}"
         assert profiles.stage_settings(profile, "01_score")["model"]["revision"] == base
     assert profiles.load("cpu").model.revision is None

@@ -1,6 +1,6 @@
 """A run that was stopped and goes on ends with the bytes of one that was not; so does a run that is repeated.
 
-With the `smoke` policy, set up as in the `cpu` profile: bfloat16 weights, a float32 adapter, grouped attention.
+With the `smoke` policy, set up as in the `cpu` profile: bfloat16 weights, a float32 adapter.
 """
 
 import shutil
@@ -18,7 +18,7 @@ PROFILE = profiles.load(
         # Three epochs of two updates and a checkpoint in the middle of the second epoch.
         "sft.epochs": 3, "sft.batch_size": 8, "sft.micro_batch_size": 4,
         # Two epochs of four steps and checkpoints after 2, 4, 6 and 7 steps.
-        "grpo.steps": 7, "grpo.save_every": 2, "grpo.prompts_per_step": 4, "grpo.group_size": 4,
+        "grpo.steps": 7, "grpo.save_every": 2, "grpo.prompts_per_step": 4, "grpo.group_size": 8,
         "grpo.micro_batch_size": 8, "grpo.max_completion": 96,
         "eval.batch_size": 8, "eval.max_completion": 32,
     },

@@ -57,7 +57,6 @@ def test_sft_lowered_the_loss(study):
         curve = pd.read_csv(step(study, "03_sft", arm) / "steps.csv")
         measured = curve["validation_loss"].dropna()
         assert measured.iloc[-1] < measured.iloc[0]
-        assert curve["loss"].tail(5).mean() < curve["loss"].head(3).mean()
 
 
 def test_rl_changed_the_weights_that_sft_left(study):

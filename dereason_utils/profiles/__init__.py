@@ -355,7 +355,8 @@ def names() -> list[str]:
 def load(name: str, overrides: dict[str, object] | None = None) -> Profile:
     """Read a profile and replace single values, e.g. `load("cpu", {"grpo.steps": 4})`.
 
-    A whole section is replaced by a dict: `load("smoke", {"teacher": {"via": "reference", "slip": 0.1}})`. Raises InputError for an unknown profile or name and for a value of the wrong type or out of range.
+    A whole section is replaced by a dict: `load("smoke", {"teacher": {"via": "reference", "slip": 0.1}})`. Raises
+    InputError for an unknown profile or name and for a value of the wrong type or out of range.
     """
     if name not in names():
         raise InputError(f"Unknown profile {name!r}: choose one of {', '.join(names())}.")
@@ -378,9 +379,9 @@ def load(name: str, overrides: dict[str, object] | None = None) -> Profile:
             if first["type"] in ("missing", "extra_forbidden") and loc[0] in KINDS
             else ""
         )
-        raise InputError(
-            f"Profile {name!r}: {where}: {first['msg']} (got {first['input']!r}){hint}."
-        ) from None
+        # Of a setting that is missing pydantic's input is the whole section.
+        got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+        raise InputError(f"Profile {name!r}: {where}: {first['msg']}{got}{hint}.") from None
 
 
 def _fill_pins(tree: dict) -> None:
@@ -393,10 +394,26 @@ def _fill_pins(tree: dict) -> None:
     verifier = tree.get("eval", {}).get("model_verifier")
     if isinstance(verifier, str) and "@" not in verifier and (commit := pinned("models", verifier)):
         tree["eval"]["model_verifier"] = f"{verifier}@{commit}"
+    _fill_benchmarks(tree.get("eval", {}))
     corpus = tree.get("corpus")
     hub = CORPUS_HUBS.get(corpus.get("name")) if isinstance(corpus, dict) else None
     if hub and corpus.get("path") is None and corpus.get("revision") is None:
         corpus["revision"] = pinned("datasets", hub)
+
+
+def _fill_benchmarks(settings: dict) -> None:
+    """Commits for the benchmarks that are read from the hub and have none."""
+    if not (FOLDER / PINS).is_file() or settings.get("benchmark_folder") is not None:
+        return
+    from dereason_utils.hub_benchmarks import BENCHMARKS  # which imports this module
+
+    given = list(settings.get("benchmark_commits", ()))
+    without = set(settings.get("benchmarks", ())) & set(BENCHMARKS) - {entry.split("@")[0] for entry in given}
+    found = {name: pinned("datasets", BENCHMARKS[name].hub) for name in sorted(without)}
+    settings["benchmark_commits"] = [
+        *given,
+        *(f"{name}@{commit}" for name, commit in found.items() if commit),
+    ]
 
 
 def _unpack(tree, sources, section, settings, file):
