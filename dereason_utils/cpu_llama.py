@@ -8,6 +8,7 @@ so that they compute the same probabilities.
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from os.path import commonprefix
 
 import torch
@@ -15,9 +16,8 @@ import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-Adapter = (
-    tuple[torch.Tensor, torch.Tensor] | None
-)  # A [parts * r, in] and scaled block-diagonal B [out, parts * r]
+# A [parts * r, in] and scaled block-diagonal B [out, parts * r]
+Adapter = tuple[torch.Tensor, torch.Tensor] | None
 
 
 def causal_model(model):
@@ -41,15 +41,15 @@ class Packed:
     """Products with a frozen matrix [out, in]; in bfloat16 it is packed for the processor's kernel."""
 
     def __init__(self, weight: torch.Tensor):
+        self.is_packed = weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
         self.weight = weight.detach()
-        self.packed = None
-        if weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous())
+        if self.is_packed:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous())
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self.packed is None:
+        if not self.is_packed:
             return F.linear(x, self.weight)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
 
 
 class Projection:
@@ -57,9 +57,16 @@ class Projection:
 
     def __init__(self, *modules: torch.nn.Module):
         self.modules = modules
-        weight = torch.cat([getattr(module, "base_layer", module).weight.detach() for module in modules])
         self.sizes = [getattr(module, "base_layer", module).out_features for module in modules]
-        self.product, self.transposed = Packed(weight), Packed(weight.T)
+        self.product = Packed(self._weight())
+
+    def _weight(self) -> torch.Tensor:
+        return torch.cat([getattr(module, "base_layer", module).weight.detach() for module in self.modules])
+
+    @cached_property
+    def transposed(self) -> Packed:
+        """For the backward pass; a model that only answers never makes it."""
+        return Packed(self._weight().T)
 
     def adapter(self, dtype: torch.dtype) -> Adapter:
         """The adapters as they are now, in the precision of the products."""
@@ -103,11 +110,8 @@ class _Projected(torch.autograd.Function):
 
 class _Layer:
     def __init__(self, layer, number: int):
-        self.number, self.first_norm, self.second_norm = (
-            number,
-            layer.input_layernorm,
-            layer.post_attention_layernorm,
-        )
+        self.number = number
+        self.first_norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
         attention, mlp = layer.self_attn, layer.mlp
         self.attend = Projection(attention.q_proj, attention.k_proj, attention.v_proj)
         self.mix = Projection(attention.o_proj)
@@ -121,9 +125,8 @@ class _Layer:
 
     def __call__(self, x, adapters, rotation, mask, cache: Cache | None):
         attend, mix, widen, narrow = adapters
-        joined = (
-            self.attend(_normed(x, self.first_norm), attend).view(*x.shape[:2], -1, self.dim).transpose(1, 2)
-        )
+        joined = self.attend(_normed(x, self.first_norm), attend)
+        joined = joined.view(*x.shape[:2], -1, self.dim).transpose(1, 2)
         kv = (joined.shape[1] - self.heads) // 2
         turned = _Rotated.apply(joined[:, :-kv], *rotation)
         query, key, value = turned[:, : self.heads], turned[:, self.heads :], joined[:, -kv:]

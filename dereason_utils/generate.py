@@ -149,15 +149,13 @@ def reader(model):
 def read_prompts(model, tokenizer, read, prompts: list[list[int]]):
     """(logits after each prompt, mask, cache) of a batch; what all prompts begin with is read once."""
     cache = Cache(layers=[RoomyLayer() for _ in range(model.config.num_hidden_layers)])
-    width = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1)
+    width = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
     ids, mask, positions = left_padded([prompt[width:] for prompt in prompts], tokenizer, model.device)
-    if width and len(prompts) > 1:
+    if width:
         start = torch.tensor([prompts[0][:width]], device=model.device)
         read(start, torch.ones_like(start), torch.arange(width, device=model.device)[None], cache)
         cache.batch_repeat_interleave(len(prompts))
         mask, positions = torch.cat([mask.new_ones(len(mask), width), mask], 1), positions + width
-    elif width:
-        ids, mask, positions = left_padded(prompts, tokenizer, model.device)
     return read(ids, mask, positions, cache), mask, cache
 
 

@@ -131,9 +131,8 @@ class LikeLength(torch.utils.data.Sampler):
     so that a training ends every such stretch, and itself, on short and therefore easy examples.
     """
 
-    WINDOW = (
-        50  # batches that are sorted together: enough for like lengths, few enough for ever new neighbours
-    )
+    # Batches that are sorted together: enough for like lengths, few enough for ever new neighbours.
+    WINDOW = 50
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
         self.lengths, self.batch_size, self.seed, self.epoch = np.array(lengths), batch_size, seed, 0
@@ -150,9 +149,8 @@ class LikeLength(torch.utils.data.Sampler):
         parts = [order[i : i + window] for i in range(0, len(order), window)]
         order = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in parts])
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        short = (
-            [batches.pop()] if len(batches[-1]) < self.batch_size else []
-        )  # last, or all others would shift
+        # A short batch comes last, or all others would shift.
+        short = [batches.pop()] if len(batches[-1]) < self.batch_size else []
         rng.shuffle(batches)
         return iter(np.concatenate([*batches, *short]).tolist())
 

@@ -1,9 +1,34 @@
-"""A real server on this machine that speaks OpenAI's chat protocol, with replies from a function."""
+"""Real servers on this machine: one that speaks JSON, and on it OpenAI's chat protocol with replies from a function."""
 
 import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class JsonHandler(BaseHTTPRequestHandler):
+    def say(self, status, content):
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def running(handler):
+    """Yields the server, at a free port of this machine."""
+    web = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    try:
+        yield web
+    finally:
+        web.shutdown()
+        web.server_close()
 
 
 @contextmanager
@@ -15,7 +40,7 @@ def serve(answer, model="tiny"):
     """
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(JsonHandler):
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
@@ -38,23 +63,7 @@ def serve(answer, model="tiny"):
                 "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
             })  # fmt: skip
 
-        def say(self, status, content):
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    web.requests, web.busy = [], 0
-    web.address = f"http://127.0.0.1:{web.server_port}/v1"
-    threading.Thread(target=web.serve_forever, daemon=True).start()
-    try:
+    with running(Handler) as web:
+        web.requests, web.busy = [], 0
+        web.address = f"http://127.0.0.1:{web.server_port}/v1"
         yield web
-    finally:
-        web.shutdown()
-        web.server_close()

@@ -1,9 +1,8 @@
 """Commits of hub ids: looked up at a real server that answers as the hub does, and filled into profiles."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import chat_server
 import huggingface_hub.constants
 import pytest
 
@@ -31,30 +30,18 @@ def hub(monkeypatch):
     """The paths asked for at a stand-in hub, which knows every repository but the gated one."""
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(chat_server.JsonHandler):
         def do_GET(self):
             repo = self.path.split("/", 3)[-1]
             if "/" in repo:  # the library also asks for other things
                 asked.append(self.path)
             known = GATED not in self.path
-            body = json.dumps(
-                {"id": repo, "sha": commit_of(self.path)} if known else {"error": "gated"}
-            ).encode()
-            self.send_response(200 if known else 403)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            content = {"id": repo, "sha": commit_of(self.path)} if known else {"error": "gated"}
+            self.say(200 if known else 403, content)
 
-        def log_message(self, *_):
-            pass
-
-    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=web.serve_forever, daemon=True).start()
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{web.server_port}")
-    yield asked
-    web.shutdown()
-    web.server_close()
+    with chat_server.running(Handler) as web:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{web.server_port}")
+        yield asked
 
 
 def test_every_hub_id_is_known():
