@@ -2,6 +2,8 @@
 # make test | make lint                                 set up, check
 # make pins                                             write the hub's commits into dereason_utils/profiles/pins.json
 # make test-vllm                                        the tests that need vLLM, in an environment of their own (3.5 GB)
+# make plan [PROFILE=...] [CARD_MEMORY=GB] [CARDS=n] [PRICE=...]   memory, hours and cost, before anything runs
+# make doctor                                           what is wrong with this installation
 # make lab                                              JupyterLab with the right kernel
 # make figures [PROFILE=...]                            redraw from results/<profile>, no training
 # make clean                                            remove all that git ignores: environment, models, checkpoints, caches
@@ -18,7 +20,7 @@ ifeq ($(filter $(PROFILE),$(PROFILES)),)
 $(error Unknown profile '$(PROFILE)': choose one of $(PROFILES))
 endif
 # A GPU run's figures can be redrawn on any machine.
-GPU_WORK := $(and $(filter single_gpu paper,$(PROFILE)),$(filter-out figures,$(or $(MAKECMDGOALS),reproduce)))
+GPU_WORK := $(and $(filter single_gpu paper,$(PROFILE)),$(filter-out figures plan,$(or $(MAKECMDGOALS),reproduce)))
 SCALE := $(if $(GPU_WORK),gpu,cpu)
 LOCK := requirements-$(SCALE).lock
 VENV := .venv$(if $(filter gpu,$(SCALE)),-gpu)
@@ -29,7 +31,7 @@ STAMP := $(VENV)/.made-from-$(shell cksum < $(LOCK) | cut -d ' ' -f 1)
 # --nolock: Snakemake's lock outlives a killed run; the Snakefile takes one that does not.
 SNAKEMAKE := $(PY) -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params input
 
-.PHONY: reproduce figures pins lab test test-vllm lint setup clean
+.PHONY: reproduce figures plan doctor pins lab test test-vllm lint setup clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: setup
@@ -40,6 +42,14 @@ reproduce: setup
 
 figures: setup
 	@$(PY) -m dereason_utils.run 06_figures --profile $(PROFILE)
+
+plan: setup
+	@$(PY) -m dereason_utils.plan --profile $(PROFILE) $(if $(CARD_MEMORY),--card-memory $(CARD_MEMORY)) \
+		$(if $(CARDS),--cards $(CARDS)) $(if $(PRICE),--price $(PRICE))
+
+# Not after setup: it is for an installation that may be broken.
+doctor: | $(PY)
+	@$(PY) -m dereason_utils.doctor
 
 pins: setup
 	@$(PY) -m dereason_utils.pins

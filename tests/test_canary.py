@@ -5,7 +5,7 @@ import pytest
 import small_policy
 import torch
 
-from dereason_utils import canary, models, profiles
+from dereason_utils import canary, generate, models, profiles
 from dereason_utils.errors import InputError
 
 PROBLEMS = pd.DataFrame(
@@ -64,6 +64,8 @@ def examples(tokenizer, count=9):
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_it_passes_and_leaves_the_weights_and_the_draws_as_they_were(loaded, stage):
     model, tokenizer, settings = loaded
+    asked = {"max_new_tokens": 8, "temperature": 1.0, "seed": 3, "batch_size": 4}
+    drawn = generate.sample(model, tokenizer, [[5, 6, 7]], copies=4, **asked)
     before, random = weights(model), torch.get_rng_state()
     if stage == "sft":
         said = canary.before_sft(model, tokenizer, examples(tokenizer), PROBLEMS, settings)
@@ -72,6 +74,7 @@ def test_it_passes_and_leaves_the_weights_and_the_draws_as_they_were(loaded, sta
     assert said.startswith("Canary: an update on the") and "weights restored" in said
     assert_untouched(model, before)
     assert torch.equal(random, torch.get_rng_state())
+    assert generate.sample(model, tokenizer, [[5, 6, 7]], copies=4, **asked) == drawn
 
 
 def test_the_longest_sequences_come_first(loaded, monkeypatch):

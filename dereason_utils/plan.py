@@ -1,0 +1,185 @@
+"""What a profile will need, before any money is spent: memory, tokens, hours, cost, and what is missing here.
+
+    python -m dereason_utils.plan --profile single_gpu [--card-memory 48] [--cards 1] [--price 2.0] [-o NAME=VALUE]
+
+All numbers are estimates of `needs.py`, and are printed as such with the assumptions behind them. What cannot fit is
+refused with exit status 1 and the name of the setting to change.
+"""
+
+import argparse
+import importlib.metadata
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+
+import pandas as pd
+import psutil
+
+from dereason_utils import hub_benchmarks, needs, paths, profiles, workflow
+from dereason_utils import memory_model as memory
+from dereason_utils.doctor import found_gpus
+from dereason_utils.errors import InputError
+from dereason_utils.needs import GB, Machine, Need
+from dereason_utils.run import parse_overrides
+
+PRICE = 2.0  # per card and hour: an assumption, see --price
+
+
+def machine_for(profile: profiles.Profile, card_memory: float | None, cards: int | None) -> Machine:
+    """The card that is asked for, else the one that is here, else the computer's own memory.
+
+    Raises InputError for a profile that needs a GPU where there is neither.
+    """
+    gpus = found_gpus()
+    if card_memory is None and gpus:
+        card_memory, cards = gpus[0][1] / GB, cards or len(gpus)
+    wants_gpu = profile.name in ("single_gpu", "paper")
+    if card_memory is None and wants_gpu:
+        raise InputError(
+            f"Profile {profile.name} needs a GPU and none is found here: say what to plan for, "
+            "e.g. --card-memory 24 (make plan CARD_MEMORY=24)."
+        )
+    if card_memory is None:
+        return Machine(needs.CPU, 1, psutil.virtual_memory().available, gpu=False)
+    fits = [card for card in needs.CARDS if card.memory_gb <= card_memory * 1.1] or [needs.CARDS[0]]
+    cards = cards or getattr(getattr(profile, "hardware", None), "processes", 1)
+    return Machine(fits[-1], cards, card_memory * GB * needs.USABLE, gpu=True)
+
+
+def surroundings(profile: profiles.Profile, machine: Machine) -> Iterator[tuple[str, str]]:
+    """(what, finding) of what memory and time do not show."""
+    gpus = found_gpus()
+    yield "GPU", "; ".join(f"{name}, {size / GB:.0f} GB" for name, size in gpus) or "none found here"
+    yield "planned for", f"{machine.cards} x {machine.card.name}, {machine.memory / GB:.1f} GB usable each"
+    yield "host memory", f"{psutil.virtual_memory().available / GB:.1f} GB available"
+    root = next(path for path in (paths.results_root(), *paths.results_root().parents) if path.exists())
+    yield (
+        "disk",
+        f"{shutil.disk_usage(root).free / GB:.1f} GB free, {disk_need(profile) / GB:.1f} GB estimated",
+    )
+    gated = [
+        b.name for n, b in hub_benchmarks.BENCHMARKS.items() if b.secret and n in profile.eval.benchmarks
+    ]
+    if gated:
+        yield "gated access", f"{', '.join(gated)}: {'a token is set' if _token() else 'no token found'}"
+    versions = {name: _version(name) for name in ("torch", "transformers", "trl", "unsloth", "vllm")}
+    yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield "python", platform.python_version()
+
+
+def disk_need(profile: profiles.Profile) -> float:
+    """Bytes on disk: the model as it is loaded, and per training a policy and two checkpoints with their optimizer."""
+    shape = needs.shape_of(profile.model.name, profile.model.revision)
+    precision = needs.precision_of(profile.model, gpu=True)
+    trained = memory.gradients(shape, precision)
+    steps = [key.stage for key in workflow.steps(profile)]
+    trainings = steps.count("03_sft") + steps.count("04_grpo")
+    return memory.BFLOAT16 * shape.parameters + trainings * trained + 2 * 3 * trained
+
+
+def _token() -> bool:
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+# ---- the report ----
+
+
+def table(profile, rows: list[Need], machine: Machine, price: float) -> pd.DataFrame:
+    """One row per stage: steps, GB by part and in all, tokens and hours of all its steps, cost."""
+    names = ("weights", "adapters", "gradients", "optimizer", "activations", "logits", "KV cache")
+    made = []
+    for need in rows:
+        row = {"stage": need.stage, "steps": need.steps}
+        row |= {name: f"{need.parts.get(name, 0) / GB:.2f}" for name in names}
+        took = needs.hours(need, profile, machine) * need.steps
+        row |= {
+            "GB": f"{needs.required(need, machine) / GB:.1f}",
+            "M tokens": f"{(need.trained + need.drawn) * need.steps / 1e6:.1f}",
+            "hours": took,
+            "cost": took * machine.cards * price * machine.gpu,
+        }
+        made.append(row)
+    return pd.DataFrame(made)
+
+
+def report(profile: profiles.Profile, machine: Machine, price: float) -> str:
+    """The whole plan as text."""
+    shown = table(profile, needs.needs(profile, machine), machine, price)
+    total = shown[["hours", "cost"]].sum()
+    lines = [
+        f"Plan of profile {profile.name}: {len(workflow.steps(profile))} steps. All numbers are estimates.",
+        "",
+    ]
+    lines += [shown.to_string(index=False, float_format=lambda value: f"{value:.1f}"), ""]
+    lines.append(
+        "GB: of one step and card, its largest moment; hours and cost: of all steps, one after the other."
+    )
+    cost = f", {total['cost']:.0f} at {price:g} per card and hour (assumed; --price)" if machine.gpu else ""
+    lines.append(f"In all {total['hours']:.1f} hours{cost}.")
+    lines.append(
+        f"Assumed by us: {needs.TRAINING_SHARE:.0%} of {machine.card.operations / 1e12:g} TFLOP/s in training, "
+        f"{needs.DECODING_SHARE:.0%} of {machine.card.bandwidth / 1e12:g} TB/s in decoding, completions "
+        f"{needs.COMPLETION_SHARE:.0%} of their limit, {needs.EASY_SHARE:.0%} of the problems easy."
+    )
+    lines += ["", *(f"{what:<13} {finding}" for what, finding in surroundings(profile, machine))]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m dereason_utils.plan", description="Memory, hours and cost of a profile."
+    )
+    parser.add_argument("--profile", required=True, help=", ".join(profiles.names()))
+    parser.add_argument(
+        "--card-memory", type=float, metavar="GB", help="plan for such a card, wherever this runs"
+    )
+    parser.add_argument("--cards", type=int, help="how many of them (default: those found, or the profile's)")
+    parser.add_argument("--price", type=float, default=PRICE, help=f"per card and hour (assumed: {PRICE:g})")
+    parser.add_argument("-o", "--override", action="append", default=[], metavar="NAME=VALUE")
+    options = parser.parse_args(arguments)
+    try:
+        profile = profiles.load(options.profile, parse_overrides(options.override))
+        machine = machine_for(profile, options.card_memory, options.cards)
+        print(report(profile, machine, options.price))
+        needs.refuse(profile, needs.needs(profile, machine), machine)
+        check_disk(profile)
+        check_access(profile)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def check_disk(profile: profiles.Profile) -> None:
+    root = next(path for path in (paths.results_root(), *paths.results_root().parents) if path.exists())
+    free, wanted = shutil.disk_usage(root).free, disk_need(profile)
+    if free < wanted:
+        raise InputError(
+            f"{root} has {free / GB:.1f} GB free and the run needs about {wanted / GB:.1f} GB: free some, or choose "
+            "another disk with DEREASON_RESULTS."
+        )
+
+
+def check_access(profile: profiles.Profile) -> None:
+    """Raise InputError when a benchmark is gated and neither a token nor local files are there."""
+    for name in profile.eval.benchmarks:
+        benchmark = hub_benchmarks.BENCHMARKS.get(name)
+        if benchmark and benchmark.secret and not (_token() or profile.eval.benchmark_folder):
+            raise InputError(
+                f"{benchmark.hub} is gated and no token is found: accept its terms on the hub and set HF_TOKEN, "
+                f"or leave {name} out of eval.benchmarks."
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""The plan: what fits is shown, what does not is refused in one sentence with the setting to change."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from dereason_utils import memory_model as memory
+from dereason_utils import needs, plan, profiles, workflow
+from dereason_utils.errors import InputError
+
+GB = needs.GB
+
+
+@pytest.fixture(autouse=True)
+def without_a_gpu(monkeypatch):
+    monkeypatch.setattr(plan, "found_gpus", list)
+    monkeypatch.setattr(plan, "_token", lambda: False)
+
+
+def with_vllm(profile, share=0.5):
+    """A profile that samples with vLLM inside the training process."""
+    hardware = SimpleNamespace(sampler="vllm", memory_share=share, processes=1)
+    values = {name: getattr(profile, name) for name in type(profile).model_fields}
+    return SimpleNamespace(**values, hardware=hardware)
+
+
+def card(gigabytes, cards=1):
+    return plan.machine_for(profiles.load("single_gpu"), gigabytes, cards)
+
+
+def by_stage(profile, machine):
+    return {need.stage: need for need in needs.needs(profile, machine)}
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu", "nano"])
+def test_the_cpu_profiles_fit_and_every_step_counts(name, capsys):
+    assert plan.main(["--profile", name]) == 0
+    shown = capsys.readouterr().out
+    profile = profiles.load(name)
+    assert (
+        f"Plan of profile {name}: {len(workflow.steps(profile))} steps. All numbers are estimates." in shown
+    )
+    machine = plan.machine_for(profile, None, None)
+    assert sum(need.steps for need in needs.needs(profile, machine)) == len(workflow.steps(profile))
+    assert "Assumed by us" in shown and "GPU           none found here" in shown
+
+
+def test_qlora_on_one_card_by_its_parts():
+    need = by_stage(profiles.load("single_gpu"), card(24))["03_sft"]
+    assert need.parts["weights"] == pytest.approx(
+        2.65 * GB, rel=0.01
+    )  # 3.6e9 parameters in 4 bits, 0.4e9 in 16
+    assert need.parts["optimizer"] == 2 * need.parts["adapters"]
+    assert need.total < 24 * GB
+
+
+def test_vllm_takes_its_share_and_no_more():
+    machine = card(24)
+    needed = by_stage(with_vllm(profiles.load("single_gpu")), machine)
+    assert needed["05_eval"].total == pytest.approx(12 * GB)
+    assert needed["04_grpo"].parts["KV cache"] == pytest.approx(12 * GB - needed["04_grpo"].parts["weights"])
+
+
+def test_cards_share_out_what_full_finetuning_keeps():
+    profile = profiles.load("paper")
+    one, eight = (by_stage(profile, card(80, cards))["03_sft"].parts for cards in (1, 8))
+    for name in ("weights", "gradients", "optimizer"):
+        assert one[name] == 8 * eight[name]
+    assert one["activations"] == eight["activations"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("profile", "memory_gb", "says"),
+    [
+        (profiles.load("single_gpu"), 24, "04_grpo needs .* lower grpo.prompts_per_step or grpo.group_size"),
+        (with_vllm(profiles.load("single_gpu"), 0.12), 24, "one sequence .* raise hardware.memory_share"),
+        (with_vllm(profiles.load("single_gpu"), 0.95), 24, "04_grpo needs .* or lower hardware.memory_share"),
+        (profiles.load("single_gpu", {"sft.micro_batch_size": 128}), 24, "03_sft .* lower sft.micro_batch_size"),
+        (profiles.load("single_gpu"), 8, "01_score leaves vLLM .* raise judge.memory_share"),
+        (profiles.load("paper"), 80, "03_sft .* model.max_length, or share it out over more cards"),
+        (profiles.load("single_gpu", {"model.load_in_4bit": False, "sft.micro_batch_size": 32}), 24,
+         "03_sft .* or set model.load_in_4bit"),
+    ],
+)  # fmt: skip
+def test_what_cannot_fit_is_refused_with_the_setting_to_change(profile, memory_gb, says):
+    machine = card(memory_gb)
+    with pytest.raises(InputError, match=says) as caught:
+        needs.refuse(profile, needs.needs(profile, machine), machine)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.fault
+def test_exit_status_and_sentence(capsys):
+    assert plan.main(["--profile", "single_gpu"]) == 1
+    assert "needs a GPU and none is found here" in capsys.readouterr().err
+    assert plan.main(["--profile", "single_gpu", "--card-memory", "24", "--price", "3"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("Error: 04_grpo needs") and captured.err.count("\n") == 1
+    assert "at 3 per card and hour" in captured.out and "gpqa_diamond: no token found" in captured.out
+
+
+@pytest.mark.fault
+def test_gated_data_without_a_token_and_a_full_disk_are_refused(monkeypatch):
+    profile = profiles.load("single_gpu")
+    with pytest.raises(InputError, match="accept its terms on the hub and set HF_TOKEN"):
+        plan.check_access(profile)
+    monkeypatch.setattr(plan, "_token", lambda: True)
+    plan.check_access(profile)
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e9))
+    with pytest.raises(InputError, match="1.0 GB free and the run needs about"):
+        plan.check_disk(profile)
+
+
+@pytest.mark.fault
+def test_a_model_of_unknown_shape_is_named(tmp_path):
+    with pytest.raises(InputError, match="'some/model' cannot be read"):
+        needs.shape_of("some/model")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="cannot be read"):
+        needs.shape_of(str(tmp_path))
+
+
+def test_a_local_models_shape_is_read_from_its_config(tmp_path):
+    import small_policy
+
+    shape = needs.shape_of(str(small_policy.build(tmp_path)))
+    assert (shape.hidden, shape.layers, shape.kv_heads) == (64, 2, 1)
+    assert needs.shape_of("Qwen/Qwen3-4B-Base") == memory.QWEN3_4B
+
+
+def test_a_second_card_halves_the_hours():
+    profile = profiles.load("single_gpu")
+    need = by_stage(profile, card(48))["03_sft"]
+    one, two = (needs.hours(need, profile, card(48, cards)) for cards in (1, 2))
+    assert one == pytest.approx(2 * two)
+    # 6 operations a parameter and token (LoRA, blocks computed again) at the assumed share of the card's speed.
+    speed = needs.CARDS[1].operations * needs.TRAINING_SHARE
+    assert one * 3600 == pytest.approx(6 * memory.QWEN3_4B.parameters * need.trained / speed)
