@@ -19,8 +19,8 @@ PROFILES := $(basename $(notdir $(wildcard dereason_utils/profiles/*.yaml)))
 ifeq ($(filter $(PROFILE),$(PROFILES)),)
 $(error Unknown profile '$(PROFILE)': choose one of $(PROFILES))
 endif
-# A GPU run's figures can be redrawn on any machine.
-GPU_WORK := $(and $(filter single_gpu paper,$(PROFILE)),$(filter-out figures plan,$(or $(MAKECMDGOALS),reproduce)))
+# A GPU run can be planned and registered, and its figures redrawn, on any machine.
+GPU_WORK := $(and $(filter single_gpu paper,$(PROFILE)),$(filter-out figures plan register,$(or $(MAKECMDGOALS),reproduce)))
 SCALE := $(if $(GPU_WORK),gpu,cpu)
 LOCK := requirements-$(SCALE).lock
 VENV := .venv$(if $(filter gpu,$(SCALE)),-gpu)
@@ -31,7 +31,7 @@ STAMP := $(VENV)/.made-from-$(shell cksum < $(LOCK) | cut -d ' ' -f 1)
 # --nolock: Snakemake's lock outlives a killed run; the Snakefile takes one that does not.
 SNAKEMAKE := $(PY) -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params input
 
-.PHONY: reproduce figures plan doctor pins lab test test-vllm lint setup clean
+.PHONY: reproduce figures plan doctor register pins lab test test-vllm lint setup clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: setup
@@ -50,6 +50,9 @@ plan: setup
 # Not after setup: it is for an installation that may be broken.
 doctor: | $(PY)
 	@$(PY) -m dereason_utils.doctor
+
+register: setup
+	@$(PY) -m dereason_utils.registration --profile $(PROFILE)
 
 pins: setup
 	@$(PY) -m dereason_utils.pins

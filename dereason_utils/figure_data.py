@@ -2,38 +2,37 @@
 
 import pandas as pd
 
-from dereason_utils import stats, tables
+from dereason_utils import manifest, measures, stats, tables
 from dereason_utils.results import Results
 from dereason_utils.split import ARMS
 
 SMOOTHED_OVER = 5  # steps of the centred running mean
 STARTS = ("from SFT", "from base")
+# (what was added, the arm with it, the arm without it): pairs of arms that differ in one training stage alone.
+STAGES = (
+    ("SFT, from base", "sft_only", "base"),
+    ("RL, from base", "rl_only", "base"),
+    ("RL, from SFT on all", "sft_all_then_rl_all", "sft_only"),
+    ("RL on hard, from SFT on all", "sft_all_then_hard_rl", "sft_only"),
+)
 
 
 def training_size(read: Results) -> pd.DataFrame:
     """Figure 1: accuracy of SFT and of RL on the same problems against their number; the base model at 0.
 
-    Columns table, method, problems, accuracy, low, high (percent).
+    Columns table, method, problems, accuracy, low, high (percent). Sizes: the whole pool and the parts that were run.
     """
     rows = []
+    sizes = read.sizes.drop_duplicates("arm").set_index("arm")
     for name, table in tables.TABLES.items():
         ours = tables.main_table(read, name).set_index("arm")
-        for arm, method, column in (("sft_only", "SFT", "sft"), ("rl_only", "RL", "rl")):
-            points = [("base", 0)] if "base" in read.arms else []
-            if arm in read.arms:
-                points.append((arm, int(read.sizes.loc[read.sizes["arm"] == arm, column].iloc[0])))
-            for run, problems in points:
-                value = ours.loc[run]
-                rows.append(
-                    (
-                        table,
-                        method,
-                        problems,
-                        value[tables.AVERAGE],
-                        value[f"{tables.AVERAGE} low"],
-                        value[f"{tables.AVERAGE} high"],
-                    )
-                )
+        for method, column in (("SFT", "sft"), ("RL", "rl")):
+            parts = [f"{column}_1_in_{part}" for part in measures.SIZES] + [f"{column}_only"]
+            runs = [("base", 0)] * ("base" in read.arms)
+            runs += [(arm, int(sizes.loc[arm, column])) for arm in parts if arm in read.arms]
+            for arm, problems in runs:
+                row = ours.loc[arm, [tables.AVERAGE, f"{tables.AVERAGE} low", f"{tables.AVERAGE} high"]]
+                rows.append((table, method, problems, *row))
     return pd.DataFrame(rows, columns=["table", "method", "problems", "accuracy", "low", "high"])
 
 
@@ -91,6 +90,90 @@ def sft_curve(read: Results) -> pd.DataFrame:
     """SFT learning curves: columns arm, seed, step, loss, validation_loss (empty where not measured)."""
     columns = ["arm", "seed", "step", "loss", "validation_loss"]
     return read.sft.reindex(columns=columns).reset_index(drop=True)
+
+
+def by_score(read: Results, column: str) -> pd.DataFrame:
+    """Figures 3 and 4 as the paper draws them, a line per score: columns start, score, training, step, value, smoothed.
+
+    column: 'reward' or 'tokens', a mean over a step's rollouts and the seeds. As in the paper from trainings on one score
+    each (rl_score_1 ...), where they were run; else from one training on all scores, its problems taken apart.
+    """
+    parts = []
+    for start, single, pooled in zip(
+        STARTS, ("sft_rl_score", "rl_score"), ("random_split", "rl_only"), strict=True
+    ):
+        alone = [f"{single}_{score}" for score in range(1, 6) if f"{single}_{score}" in read.arms]
+        for arm in alone or [pooled] * (pooled in read.arms):
+            rows = pd.concat([measures.rollouts(read, arm, seed) for seed in read.seeds])
+            curves = rows.groupby(["score", "step"])[column].mean().rename("value").reset_index()
+            smooth = (
+                curves.groupby("score")["value"].rolling(SMOOTHED_OVER, center=True, min_periods=1).mean()
+            )
+            parts.append(curves.assign(start=start, training=arm, smoothed=smooth.to_numpy()))
+    names = ["start", "score", "training", "step", "value", "smoothed"]
+    return _joined(parts, names)[names].round(6)
+
+
+def gains_by_steps(read: Results) -> pd.DataFrame:
+    """What a training stage adds, per true number of steps: columns stage, a, b, steps, accuracy, low, high (points)."""
+    rows = []
+    items = read.items[read.items["steps"] > 0]
+    for stage, after, before in STAGES:
+        if {after, before} <= set(read.arms):
+            for steps, part in items.groupby("steps"):
+                gain = tables.gain(part.assign(benchmark="one"), after, before, f"steps {steps}")
+                rows.append((stage, after, before, steps, gain["difference"], gain["low"], gain["high"]))
+    return pd.DataFrame(rows, columns=["stage", "a", "b", "steps", "accuracy", "low", "high"]).round(2)
+
+
+def pass_at_k_around_rl(read: Results) -> pd.DataFrame:
+    """pass@k before and after RL, general benchmarks: columns stage, when, arm, k, accuracy, low, high (percent)."""
+    found = tables.pass_and_majority(read)
+    found = found[(found["table"] == "general") & found["measure"].str.startswith("pass@")]
+    parts = []
+    for stage, after, before in STAGES:
+        if stage.startswith("RL") and {after, before} <= set(read.arms):
+            for when, arm in (("before", before), ("after", after)):
+                own = found[found["arm"] == arm].rename(columns={"value": "accuracy"})
+                k = own["measure"].str.removeprefix("pass@").astype(int)
+                parts.append(own.assign(stage=stage, when=when, k=k))
+    names = ["stage", "when", "arm", "k", "accuracy", "low", "high"]
+    return _joined(parts, names)[names]
+
+
+def cost(read: Results) -> pd.DataFrame:
+    """What an arm's training cost beside what it reached on the general average, means over seeds.
+
+    Columns arm, sft_tokens (that carry loss), rl_tokens (sampled), hours and core_hours (03_sft and 04_grpo, from the
+    manifests; core_hours is empty for steps made before they recorded their cores), accuracy, low, high (percent).
+    """
+    ours = tables.main_table(read, "table1").set_index("arm")
+    rows = []
+    for arm in read.arms:
+        steps = [step for step in read.manifests if step.arm == arm and step.stage in ("03_sft", "04_grpo")]
+        tokens = {
+            stage: sum(_tokens(read, s) for s in steps if s.stage == stage) for stage in ("03_sft", "04_grpo")
+        }
+        hours = [step.wall_s / 3600 for step in steps]
+        cores = [step.cores for step in steps]
+        spent = sum(h * c for h, c in zip(hours, cores, strict=True)) if None not in cores else float("nan")
+        row = ours.loc[arm, [tables.AVERAGE, f"{tables.AVERAGE} low", f"{tables.AVERAGE} high"]]
+        totals = (tokens["03_sft"], tokens["04_grpo"], sum(hours), spent)
+        rows.append((arm, *(total / len(read.seeds) for total in totals), *row))
+    names = ["arm", "sft_tokens", "rl_tokens", "hours", "core_hours", "accuracy", "low", "high"]
+    return pd.DataFrame(rows, columns=names).round(3)
+
+
+def _tokens(read: Results, step: manifest.Manifest) -> float:
+    """Tokens that one training step saw; runs from before cost.csv tell them in other files."""
+    if "cost.csv" in step.outputs:
+        return float(pd.read_csv(step.folder / "cost.csv")["tokens"].sum())
+    if step.stage == "04_grpo" and "rollouts.parquet" in step.outputs:
+        return float(pd.read_parquet(step.folder / "rollouts.parquet", columns=["tokens"])["tokens"].sum())
+    own = read.sizes[(read.sizes["arm"] == step.arm) & (read.sizes["seed"] == step.seed)]
+    if step.stage == "03_sft" and "sft_tokens" in own:
+        return float(own["sft_tokens"].iloc[0] * step.parameters.get("sft", {}).get("epochs", 1))
+    return float("nan")
 
 
 def _joined(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

@@ -25,9 +25,12 @@ from dereason_utils.plotting import (
     not_run,
     points,
     remark,
+    shade,
+    short,
     styled,
 )
 
+MOST_PAIRS = 30  # more do not fit on a page
 TITLES = {"general": "General benchmarks", "mathematics": "Mathematics"}
 
 
@@ -202,6 +205,140 @@ def figure8(data: pd.DataFrame) -> Figure:
 def figure9(data: pd.DataFrame) -> Figure:
     """Share of groups with differing rewards, the only ones from which GRPO learns."""
     return _curves(data, "share of informative groups", bottom=0.0)
+
+
+@styled
+def by_score(data: pd.DataFrame, ylabel: str) -> Figure:
+    """Figures 3 and 4 as the paper draws them: a line per score, from SFT and from the base model."""
+    if data.empty:
+        return not_run(
+            ylabel.capitalize() + " per score", "no arm of this run has RL on problems of all scores"
+        )
+    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.5), sharey=True)
+    scores = sorted(data["score"].unique())
+    for axis, start in zip(axes, STARTS, strict=True):
+        part = data[data["start"] == start]
+        for score in scores:
+            line = part[part["score"] == score]
+            axis.plot(line["step"], line["smoothed"], color=shade(score))
+        pooled = len(part) > 0 and part["training"].nunique() == 1
+        _finish_panel(axis, part, start + ", one training on all scores" * pooled)
+    axes[0].set_ylabel(f"{ylabel}, running mean")
+    axes[0].set_ylim(bottom=0)
+    for axis, start in zip(axes, STARTS, strict=True):
+        last = data[data["start"] == start].groupby("score")["smoothed"].last()
+        label_ends(axis, [(y, f"score {score}", shade(score)) for score, y in last.items()])
+    return figure
+
+
+@styled
+def figure10(data: pd.DataFrame) -> Figure:
+    """Effect sizes of all arm pairs, a minus b, on both averages with 95% intervals; of many pairs those of dereason."""
+    if data.empty:
+        return not_run("Effects of all arm pairs", "this run has a single arm")
+    pairs = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
+    everything = len(pairs)
+    if everything > MOST_PAIRS:
+        pairs = [pair for pair in pairs if "dereason" in pair]
+    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 0.7 + 0.16 * len(pairs)), sharey=True)
+    for axis, (table, title) in zip(axes, TITLES.items(), strict=True):
+        part = data[data["table"] == table].set_index(["a", "b"])
+        axis.axvline(0, color=GREY, lw=0.8)
+        for place, pair in enumerate(pairs):
+            if pair in part.index:
+                row = part.loc[pair]
+                colour = look(pair[0])[0] if row["p_holm"] < 0.05 else GREY
+                axis.plot([row["low"], row["high"]], [place, place], color=colour, lw=1)
+                axis.plot(row["difference"], place, marker="o", ms=3.5, color=colour)
+        axis.set(title=title, xlabel="difference in points, 95% interval", ylim=(len(pairs) - 0.5, -0.5))
+        axis.grid(axis="y", visible=False)
+    axes[0].set_yticks(range(len(pairs)), [f"{short(a)} − {short(b)}" for a, b in pairs], fontsize=6.5)
+    rest = f"\nall {everything} pairs: effects.csv" if len(pairs) < everything else ""
+    axes[1].set_xlabel(axes[1].get_xlabel() + f"\n(grey: not below 0.05 after Holm){rest}")
+    return figure
+
+
+@styled
+def figure11(data: pd.DataFrame) -> Figure:
+    """What SFT and RL add, per true number of steps."""
+    if data.empty:
+        return not_run("Gains per difficulty", "needs known steps and two arms that differ in one stage")
+    figure, axis = plt.subplots(figsize=(TWO_COLUMNS, 2.8))
+    axis.axhline(0, color=GREY, lw=0.8)
+    stages, ends = list(dict.fromkeys(data["stage"])), []
+    for place, stage in enumerate(stages):
+        line = data[data["stage"] == stage].sort_values("steps")
+        arm = line["a"].iloc[0]
+        axis.plot(line["steps"] + 0.1 * place, line["accuracy"], color=look(arm)[0], lw=1)
+        points(axis, line["steps"] + 0.1 * place, line, arm)
+        ends.append((float(line["accuracy"].iloc[-1]), stage, look(arm)[0]))
+    axis.set(xlabel="true number of reasoning steps", ylabel="gain in points, 95% interval")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(axis="x", visible=False)
+    label_ends(axis, ends)
+    if not any(stage.startswith("RL, from SFT") for stage in stages):
+        remark(axis, "RL after SFT on the same start: not run", right=True)
+    return figure
+
+
+@styled
+def figure12(data: pd.DataFrame) -> Figure:
+    """pass@k before (dashed) and after (solid) RL, general benchmarks."""
+    if data.empty:
+        return not_run("pass@k around RL", "no arm of this run differs from another in RL alone")
+    stages = list(dict.fromkeys(data["stage"]))
+    width = ONE_COLUMN if len(stages) == 1 else TWO_COLUMNS
+    figure, axes = plt.subplots(1, len(stages), figsize=(width, 2.4), sharey=True, squeeze=False)
+    for axis, stage in zip(axes[0], stages, strict=True):
+        part, ends = data[data["stage"] == stage], []
+        for place, (when, style) in enumerate((("before", "--"), ("after", "-"))):
+            line = part[part["when"] == when].sort_values("k")
+            arm, x = line["arm"].iloc[0], line["k"] * (1 + 0.03 * place)
+            axis.plot(x, line["accuracy"], ls=style, lw=1, color=look(arm)[0])
+            points(axis, x, line, arm)
+            ends.append((float(line["accuracy"].iloc[-1]), f"{when} RL", look(arm)[0]))
+        axis.set(title=stage, xlabel="k")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sorted(part["k"].unique()), [str(k) for k in sorted(part["k"].unique())])
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        label_ends(axis, ends)
+    axes[0][0].set_ylabel("pass@k in %, 95% interval")
+    from_zero(axes[0][0])
+    return figure
+
+
+@styled
+def figure13(data: pd.DataFrame) -> Figure:
+    """General average against the cost of training: tokens, and hours of cores where the steps recorded them."""
+    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.6), sharey=True)
+    known = data["core_hours"].notna().all()
+    sides = (
+        (
+            axes[0],
+            (data["sft_tokens"] + data["rl_tokens"]) / 1e3,
+            "thousand tokens: SFT's with loss, RL's sampled",
+        ),
+        (
+            axes[1],
+            data["core_hours" if known else "hours"],
+            "core-hours of training" if known else "hours of training",
+        ),
+    )
+    for axis, x, label in sides:
+        for (_, row), place in zip(data.iterrows(), x, strict=True):
+            points(
+                axis,
+                [place],
+                row.to_frame().T.astype({"accuracy": float, "low": float, "high": float}),
+                row["arm"],
+            )
+            axis.annotate(short(row["arm"]), (place, row["accuracy"]), xytext=(5, 3), textcoords="offset points",
+                          fontsize=6.5, color=look(row["arm"])[0],
+                          bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.4})  # fmt: skip
+        axis.set(xlabel=label, xlim=(-0.04 * max(x.max(), 1e-9), 1.25 * max(x.max(), 1e-9)))
+    axes[0].set_ylabel("general average in %, 95% interval")
+    from_zero(axes[0])
+    return figure
 
 
 def _curves(

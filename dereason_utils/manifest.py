@@ -13,6 +13,7 @@ which writes manifest.json last of all; a later step calls `require` before it r
 import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import resource
 import shutil
@@ -66,6 +67,7 @@ class Manifest(pydantic.BaseModel):
     commit: str
     wall_s: float
     peak_memory_mb: float
+    cores: int | None = None  # that the step could use; None: made before this was written down
     finished: datetime  # UTC
 
     @property
@@ -151,6 +153,7 @@ def finish(step: Step, inputs: Sequence[Manifest | Path | str] = (), outputs: Se
         commit=step.commit,
         wall_s=round(time.monotonic() - step.begun, 1),
         peak_memory_mb=round(peak_memory() / 2**20),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         finished=datetime.now(UTC).replace(microsecond=0),
     )
     disk.write_text(step.folder / paths.MANIFEST, manifest.model_dump_json(indent=1) + "\n")

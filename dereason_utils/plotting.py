@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from dereason_utils import disk, manifest, results
@@ -128,7 +128,7 @@ def label_arms(axis: Axes, part: pd.DataFrame, value: str, slope: str | None = N
     ends = []
     for arm, lines in part.groupby("arm", sort=False):
         last = lines.groupby("seed")[value].last() if "seed" in lines else lines[value].tail(1)
-        text = _SHORT.get(arm, results.label(arm))
+        text = short(arm)
         if slope and len(last) == 1 and lines["slope"].notna().all():
             middle, high = lines["slope"].iloc[0], lines["slope_high"].iloc[0]
             text += "\n" + slope.format(10 * middle, 10 * (high - middle)).replace("-", "−")
@@ -196,6 +196,16 @@ def look(arm: str) -> tuple[str, str]:
         return _LOOKS[arm]
     place = sum(arm.encode())
     return PALETTE[place % len(PALETTE)], "oXp*hd<>"[place % 8]
+
+
+def short(arm: str) -> str:
+    """The arm's name where room is scarce."""
+    return _SHORT.get(arm, results.label(arm))
+
+
+def shade(score: int) -> str:
+    """Colour of a score 1-5: light to dark, so that the order reads without colours too."""
+    return to_hex(seaborn.color_palette("viridis_r", 6)[int(score)])
 
 
 def ink(colour: str) -> str:

@@ -149,12 +149,13 @@ def cube(items: pd.DataFrame, arm: str, value: str = "correct") -> tuple[np.ndar
     paired. Where benchmarks differ in their number of samples, each question has one value: its samples' mean.
     A question without a family is a group of its own.
     """
-    if items.groupby(["arm", "seed", "item_id"]).size().nunique() > 1:
-        keys = ["arm", "seed", "benchmark", "table", "item_id", "subject", "family", "steps"]
-        items = items.groupby(keys, dropna=False)[value].mean().reset_index().assign(sample=0)
-    rows = items[items["arm"] == arm].sort_values(["seed", "benchmark", "item_id", "sample"], kind="stable")
+    rows = items[items["arm"] == arm]
     if rows.empty:
         raise InputError(f"No evaluation of arm {arm!r} was read: run 05_eval for it first.")
+    if rows.groupby(["seed", "item_id"]).size().nunique() > 1:
+        keys = ["seed", "benchmark", "table", "item_id", "subject", "family", "steps"]
+        rows = rows.groupby(keys, dropna=False)[value].mean().reset_index().assign(sample=0)
+    rows = rows.sort_values(["seed", "benchmark", "item_id", "sample"], kind="stable")
     questions = rows[rows["seed"] == rows["seed"].iloc[0]].drop_duplicates("item_id").reset_index(drop=True)
     shape = (rows["seed"].nunique(), len(questions), -1)
     questions = questions[["benchmark", "table", "item_id", "subject", "family", "steps"]]

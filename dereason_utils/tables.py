@@ -4,6 +4,7 @@ Every number of ours comes from 05_eval's per-item files and is in percent; `ren
 """
 
 from collections.abc import Iterable
+from itertools import combinations
 from zlib import crc32
 
 import numpy as np
@@ -163,7 +164,9 @@ def _equally_sampled(read: Results) -> list[tuple[str, pd.DataFrame]]:
     return parts
 
 
-def differences(read: Results, pairs: Iterable[tuple[str, str]] = PAIRS) -> pd.DataFrame:
+def differences(
+    read: Results, pairs: Iterable[tuple[str, str]] = PAIRS, averages_only: bool = False
+) -> pd.DataFrame:
     """Paired differences a - b in percentage points, per benchmark and table's average, for pairs that ran.
 
     Intervals are clustered by question family; `p_holm` is Holm's correction over the pairs of one scope.
@@ -173,8 +176,11 @@ def differences(read: Results, pairs: Iterable[tuple[str, str]] = PAIRS) -> pd.D
     rows = []
     for table in TABLES.values():
         for scope, items in _columns(read.items[read.items["table"] == table]):
+            if averages_only and scope != AVERAGE:
+                continue
             name = f"{scope} {table}" if scope == AVERAGE else scope
-            tests = [(a, b, _difference(items, a, b, name)) for a, b in pairs]
+            cubes = {arm: results.cube(items, arm) for arm in {arm for pair in pairs for arm in pair}}
+            tests = [(a, b, _paired(cubes[a], cubes[b], generator(name, a, b))) for a, b in pairs]
             adjusted = stats.holm([estimate.p_value for *_, estimate in tests])
             for (a, b, estimate), p in zip(tests, adjusted, strict=True):
                 rows.append(
@@ -194,6 +200,96 @@ def differences(read: Results, pairs: Iterable[tuple[str, str]] = PAIRS) -> pd.D
                     }
                 )
     return pd.DataFrame(rows).round({"difference": 2, "low": 2, "high": 2, "p": 4, "p_holm": 4})
+
+
+def side_by_side(read: Results) -> pd.DataFrame:
+    """What the paper's tables report beside ours, per corpus of the paper: each arm minus each other, and on the paper's own
+    benchmarks each arm by itself (b empty).
+
+    Columns a, b, table, scope, corpus, reported, difference, low, high (ours), apart (ours minus reported, points),
+    apart_low, apart_high, compatible. An effect on an average is compared with the average of our benchmarks, which are
+    others at most profiles; single benchmarks are compared where they are the paper's. `compatible`: whether the reported
+    effect lies in our interval; the paper gives no error of its own. With one training seed the interval lacks the spread
+    between trainings, and a `no` is put in brackets.
+    """
+    rows = []
+    for name, table in TABLES.items():
+        theirs = _reported_with_average(name)
+        items = read.items[read.items["table"] == table]
+        same = set(items["benchmark"]) == set(REPORTED[name]) - {"avg"}
+        for scope, part in _columns(items):
+            column = "avg" if scope == AVERAGE else scope
+            if column not in theirs:
+                continue
+            where = {"table": table, "scope": scope}
+            label = f"{scope} {table}" if scope == AVERAGE else scope
+            for corpus, title in CORPORA.items():
+                own = theirs[(theirs["corpus"] == corpus) | (theirs["arm"] == "base")].set_index("arm")[
+                    column
+                ]
+                arms = [arm for arm in reversed(read.arms) if pd.notna(own.get(arm))]
+                for arm in arms if same or scope != AVERAGE else ():
+                    shown = _apart(_rate(part, arm, label)[0], own[arm])
+                    rows.append({"a": arm, "b": "", **where, "corpus": title} | shown)
+                for a, b in combinations(arms, 2):
+                    shown = _apart(_difference(part, a, b, label), own[a] - own[b])
+                    rows.append({"a": a, "b": b, **where, "corpus": title} | shown)
+    names = ["a", "b", "table", "scope", "corpus", "reported", "difference", "low", "high", "apart", "apart_low",
+             "apart_high", "compatible"]  # fmt: skip
+    return pd.DataFrame(rows, columns=names).round(2)
+
+
+def _reported_with_average(name: str) -> pd.DataFrame:
+    """Table 2 has no average column of its own: the plain mean of its benchmarks."""
+    theirs = reported(name)
+    if "avg" not in theirs:
+        theirs["avg"] = theirs[list(REPORTED[name])].mean(axis=1)
+    return theirs
+
+
+def _apart(estimate: stats.Estimate, reported: float) -> dict:
+    value, low, high = 100 * estimate.value, 100 * estimate.low, 100 * estimate.high
+    inside = low <= reported <= high
+    known = estimate.seeds > 1
+    return {
+        "reported": reported,
+        "difference": value,
+        "low": low,
+        "high": high,
+        "apart": value - reported,
+        "apart_low": low - reported,
+        "apart_high": high - reported,
+        "compatible": "yes" if inside else "no" if known else "(no)",
+    }
+
+
+def effects(read: Results) -> pd.DataFrame:
+    """Paired differences of all arm pairs on both averages, Holm's correction among the pairs of a table."""
+    pairs = combinations(reversed(read.arms), 2)
+    found = differences(read, pairs, averages_only=True)
+    return found.assign(table=found["scope"].str.removeprefix(f"{AVERAGE} ")) if len(found) else found
+
+
+def gain(items: pd.DataFrame, after: str, before: str, name: str) -> dict:
+    """One paired difference in points on the given questions: difference, low, high."""
+    estimate = _difference(items, after, before, name)
+    return {"difference": 100 * estimate.value, "low": 100 * estimate.low, "high": 100 * estimate.high}
+
+
+def variances(read: Results) -> pd.DataFrame:
+    """Where the uncertainty of each arm's average comes from: standard errors in points, apart.
+
+    Columns arm, table, training_seeds, questions, samples, together; empty with one training seed, which cannot tell them
+    apart.
+    """
+    rows = []
+    for arm in read.arms if len(read.seeds) > 1 else ():
+        for table in TABLES.values():
+            estimate, _ = _rate(read.items[read.items["table"] == table], arm, f"{AVERAGE} {table}")
+            parts = {name.replace(" ", "_"): 100 * part**0.5 for name, part in estimate.variances.items()}
+            rows.append({"arm": arm, "table": table, **parts, "together": 100 * estimate.se})
+    names = ["arm", "table", "training_seeds", "questions", "samples", "together"]
+    return pd.DataFrame(rows, columns=names).round(2)
 
 
 def training_slopes(
@@ -234,7 +330,7 @@ def _columns(items: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [*parts, (AVERAGE, items)]
 
 
-def _rng(*names: str) -> np.random.Generator:
+def generator(*names: str) -> np.random.Generator:
     """One generator per number, so that no interval depends on which others were computed before."""
     return np.random.default_rng([_BOOTSTRAP_SEED, *(crc32(name.encode()) for name in names)])
 
@@ -247,22 +343,26 @@ def _rate(items: pd.DataFrame, arm: str, name: str) -> tuple[stats.Estimate, int
     asked = copies if len(numbers) == 1 else " or ".join(map(str, numbers))
     where = questions["group"], questions["benchmark"]
     if seeds == 1:
-        return stats.rate(correct[0].mean(1), *where, rng=_rng(name, arm), samples=copies), asked
-    return stats.hierarchical_rate(correct, *where, rng=_rng(name, arm)), asked
+        return stats.rate(correct[0].mean(1), *where, rng=generator(name, arm), samples=copies), asked
+    return stats.hierarchical_rate(correct, *where, rng=generator(name, arm)), asked
 
 
 def _difference(items: pd.DataFrame, a: str, b: str, name: str) -> stats.Estimate:
-    first, questions = results.cube(items, a)
-    second, _ = results.cube(items, b)
+    return _paired(results.cube(items, a), results.cube(items, b), generator(name, a, b))
+
+
+def _paired(a: tuple, b: tuple, rng: np.random.Generator) -> stats.Estimate:
+    """a, b: what `results.cube` gives for two arms."""
+    (first, questions), (second, _) = a, b
     where = questions["group"], questions["benchmark"]
     if len(first) == 1:
-        return stats.paired_difference(first[0].mean(1), second[0].mean(1), *where, rng=_rng(name, a, b))
-    return stats.hierarchical_difference(first, second, *where, rng=_rng(name, a, b))
+        return stats.paired_difference(first[0].mean(1), second[0].mean(1), *where, rng=rng)
+    return stats.hierarchical_difference(first, second, *where, rng=rng)
 
 
 def _one_per_question(values: np.ndarray, questions: pd.DataFrame, table: str, arm: str) -> dict:
     """values [seeds, questions], already a chance per question, as in pass@k and maj@k."""
-    where, rng = (questions["group"], questions["benchmark"]), _rng(f"{AVERAGE} {table}", arm)
+    where, rng = (questions["group"], questions["benchmark"]), generator(f"{AVERAGE} {table}", arm)
     if len(values) == 1:
         estimate = stats.rate(values[0], *where, rng=rng)
     else:

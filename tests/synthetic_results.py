@@ -57,7 +57,7 @@ def items(arm: str, seed: int, asked: pd.DataFrame, samples: int) -> pd.DataFram
     rng = np.random.default_rng([seed, *arm.encode()])
     families = sorted(asked["family"].dropna().unique())
     ease = dict(zip(families, np.random.default_rng(5).normal(0, 0.06, len(families)), strict=True))
-    start, decay = SKILL[arm]
+    start, decay = SKILL.get(arm, SKILL["sft_only"])
     rows = asked.loc[asked.index.repeat(asked["samples"])].reset_index(drop=True)
     chance = (start * decay ** (rows["effort"] - 1) + rows["family"].map(ease).fillna(0)).clip(0.005, 0.98)
     correct = rng.random(len(rows)) < chance
@@ -139,6 +139,21 @@ def scores(size: int) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def rollouts(curve: pd.DataFrame, train: int) -> pd.DataFrame:
+    """04_grpo's rollouts: 16 problems a step, two each; longer for problems later in the pool's cycle of steps."""
+    rows = [
+        (f"p{(31 * step + i // 2) % train}", "42", step, "...", float(i % 3 == 0), 40 + step + 3 * (i % 8))
+        for step in curve["step"]
+        for i in range(32)
+    ]
+    return pd.DataFrame(rows, columns=["id", "answer", "step", "completion", "reward", "tokens"])
+
+
+def size(sets: dict[str, int], selections: tuple[str, ...]) -> int:
+    """Problems of a stage's selections; those without a size of their own are half of the pool."""
+    return sum(sets.get(name, sets["all"] // 2) for name in selections)
+
+
 def write(
     profile="cpu", arms=tuple(SKILL), seeds=(0,), test_size=240, gym_size=96, samples=4, train=800, rl_steps=24,
     paper_size=0,
@@ -165,19 +180,17 @@ def write(
     }
     asked = paper_questions(paper_size) if paper_size else questions(test_size, gym_size)
     for seed in seeds:
-        sizes = [
-            {"arm": a, "sft": sum(map(sets.get, ARMS[a].sft)), "rl": sum(map(sets.get, ARMS[a].rl))}
-            for a in arms
-        ]
+        sizes = [{"arm": a, "sft": size(sets, ARMS[a].sft), "rl": size(sets, ARMS[a].rl)} for a in arms]
         step("02_split", {"sizes.csv": pd.DataFrame(sizes)}, seed=seed)
         for arm in arms:
             if ARMS[arm].sft:
                 step(
                     "03_sft",
-                    {"steps.csv": sft_steps(arm, seed, sum(map(sets.get, ARMS[arm].sft)) // 16)},
+                    {"steps.csv": sft_steps(arm, seed, size(sets, ARMS[arm].sft) // 16)},
                     arm,
                     seed,
                 )
             if ARMS[arm].rl:
-                step("04_grpo", {"steps.csv": grpo_steps(arm, seed, rl_steps)}, arm, seed)
+                curve = grpo_steps(arm, seed, rl_steps)
+                step("04_grpo", {"steps.csv": curve, "rollouts.parquet": rollouts(curve, train)}, arm, seed)
             step("05_eval", {"items.parquet": items(arm, seed, asked, samples)}, arm, seed)

@@ -3,7 +3,18 @@
 import pandas as pd
 import pytest
 
-from dereason_utils import disk, manifest, paths, render
+from dereason_utils import (
+    claims,
+    disk,
+    figure_data,
+    manifest,
+    paths,
+    profiles,
+    render,
+    report,
+    results,
+    tables,
+)
 from dereason_utils.verify import extract_answer
 
 COMMITTED = paths.REPO / "results" / "cpu"
@@ -11,6 +22,67 @@ needs_results = pytest.mark.skipif(
     not (COMMITTED / "06_figures" / "manifest.json").exists(),
     reason="results/cpu is made by `make reproduce`",
 )
+
+
+@pytest.fixture(scope="module")
+def read():
+    made = manifest.load(COMMITTED / "06_figures" / "manifest.json").parameters
+    return results.load("cpu", made["arms"], made["seeds"])
+
+
+@needs_results
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("table1", lambda read: tables.main_table(read, "table1")),
+        ("table2", lambda read: tables.main_table(read, "table2")),
+        ("differences", tables.differences),
+        ("effects", tables.effects),
+        ("side_by_side", tables.side_by_side),
+        ("variances", tables.variances),
+        ("scorings", tables.scorings),
+        ("pass_at_k", tables.pass_and_majority),
+        ("training_slopes", tables.training_slopes),
+        ("by_subject", lambda read: tables.by_group(read, "subject")),
+        ("by_steps", lambda read: tables.by_group(read, "steps")),
+        ("figure1", figure_data.training_size),
+        ("figure2", figure_data.subject_mix),
+        ("figure3", lambda read: figure_data.training_curve(read, "reward")),
+        ("figure3_scores", lambda read: figure_data.by_score(read, "reward")),
+        ("figure4", lambda read: figure_data.training_curve(read, "response_length")),
+        ("figure4_scores", lambda read: figure_data.by_score(read, "tokens")),
+        ("figure5", lambda read: figure_data.training_curve(read, "entropy")),
+        ("figure7", figure_data.accuracy_by_steps),
+        ("figure8", figure_data.sft_curve),
+        ("figure9", lambda read: figure_data.training_curve(read, "informative_share")),
+        ("figure11", figure_data.gains_by_steps),
+        ("figure12", figure_data.pass_at_k_around_rl),
+        ("figure13", figure_data.cost),
+    ],
+)
+def test_every_committed_table_is_what_the_results_give(read, name, make):
+    made = make(read).reset_index(drop=True)
+    shown = pd.read_csv(COMMITTED / "06_figures" / f"{name}.csv")
+    pd.testing.assert_frame_equal(shown, made, check_dtype=False, atol=0.011)
+
+
+@needs_results
+def test_the_committed_ledger_is_what_the_results_give(read):
+    made = manifest.load(COMMITTED / "06_figures" / "manifest.json").parameters
+    ledger, parts = claims.assess(read, profiles.load("cpu", made))
+    for name, table in (("claims", ledger), ("claim_parts", parts)):
+        shown = pd.read_csv(COMMITTED / "06_figures" / f"{name}.csv", dtype={"seeds needed": str})
+        pd.testing.assert_frame_equal(shown, table, check_dtype=False, atol=1e-3)
+
+
+@needs_results
+def test_a_committed_report_is_what_the_tables_give():
+    path = paths.REPO / "REPORT.md"
+    if not path.is_file():
+        pytest.skip("REPORT.md is made by `python -m dereason_utils.report REPORT.md`")
+    named = [name for name in profiles.names() if f"## Profile `{name}`" in path.read_text(encoding="utf-8")]
+    named.sort(key=lambda name: path.read_text(encoding="utf-8").index(f"## Profile `{name}`"))
+    assert report.text(named) == path.read_text(encoding="utf-8")
 
 
 @needs_results

@@ -10,7 +10,7 @@ import pytest
 import synthetic_results
 from matplotlib.image import imread
 
-from dereason_utils import disk, figure_data, figures, manifest, paths, plotting, results
+from dereason_utils import disk, figure_data, figures, manifest, paths, plotting, results, tables
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,14 @@ def drawn(read):
         "figure7": (figures.figure7, figure_data.accuracy_by_steps(read)),
         "figure8": (figures.figure8, figure_data.sft_curve(read)),
         "figure9": (figures.figure9, curve(read, "informative_share")),
+        "figure3_scores": (
+            lambda data: figures.by_score(data, "mean reward"),
+            figure_data.by_score(read, "reward"),
+        ),
+        "figure10": (figures.figure10, tables.effects(read)),
+        "figure11": (figures.figure11, figure_data.gains_by_steps(read)),
+        "figure12": (figures.figure12, figure_data.pass_at_k_around_rl(read)),
+        "figure13": (figures.figure13, figure_data.cost(read)),
     }
 
 
@@ -41,9 +49,10 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
 
 
-@pytest.mark.parametrize(
-    "name", ["figure1", "figure2", "figure3", "figure4", "figure5", "figure7", "figure8", "figure9"]
-)
+NAMES = [*(f"figure{i}" for i in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13)), "figure3_scores"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_each_figure_is_written_with_its_data_and_source(name, drawn, read, tmp_path):
     draw, data = drawn[name]
     figure = draw(data)
@@ -73,7 +82,7 @@ def test_the_same_data_give_the_same_bytes(drawn, read, tmp_path):
         ).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["figure3", "figure7", "figure8"])
+@pytest.mark.parametrize("name", ["figure3", "figure3_scores", "figure7", "figure8", "figure11", "figure12"])
 def test_labels_do_not_overlap_and_stay_inside(name, drawn, read):
     draw, data = drawn[name]
     figure = draw(data)
@@ -180,4 +189,44 @@ def test_checkpoints_are_drawn_when_there_are_any():
     assert {"DeReason", "RL only"} <= set(texts(figure)) and "not run" not in texts(figure)
     lines = [line.get_ydata() for axis in figure.axes for line in axis.get_lines()]
     assert any(np.array_equal(line, [20, 28, 36]) for line in lines)
+    plt.close(figure)
+
+
+def test_rewards_per_score_are_the_rollouts_means(drawn, read):
+    data = drawn["figure3_scores"][1]
+    path = paths.step_dir("cpu", "04_grpo", "rl_only", 0) / "rollouts.parquet"
+    rows = pd.read_parquet(path).merge(read.scores[["id", "score"]], on="id")
+    own = rows[(rows["score"] == 2) & (rows["step"] == 5)]["reward"].mean()
+    shown = data[(data["start"] == "from base") & (data["score"] == 2) & (data["step"] == 5)]
+    assert shown["value"].item() == pytest.approx(own, abs=1e-6)
+    assert set(data["training"]) == {"rl_only", "random_split"}
+
+
+def test_gains_compare_arms_that_differ_in_one_stage(drawn, read):
+    data = drawn["figure11"][1]
+    assert set(data["stage"]) == {"SFT, from base", "RL, from base"}
+    items = read.items[read.items["steps"] == 2].groupby("arm")["correct"].mean()
+    row = data[(data["stage"] == "SFT, from base") & (data["steps"] == 2)]
+    assert row["accuracy"].item() == pytest.approx(100 * (items["sft_only"] - items["base"]), abs=0.006)
+
+
+def test_cost_counts_an_arms_own_training(drawn, read):
+    data = drawn["figure13"][1].set_index("arm")
+    rollouts = paths.step_dir("cpu", "04_grpo", "rl_only", 0) / "rollouts.parquet"
+    assert data.loc["rl_only", "rl_tokens"] == pd.read_parquet(rollouts)["tokens"].sum()
+    assert data.loc["base", ["sft_tokens", "rl_tokens", "hours"]].tolist() == [0, 0, 0]
+    assert (data["core_hours"] >= data["hours"]).all()
+
+
+def test_of_very_many_pairs_those_with_dereason_are_drawn():
+    arms = ["dereason", *(f"arm_{i}" for i in range(9))]
+    rows = [
+        {"a": a, "b": b, "table": table, "difference": 1.0, "low": 0.5, "high": 1.5, "p_holm": 0.01}
+        for place, a in enumerate(arms)
+        for b in arms[place + 1 :]
+        for table in ("general", "mathematics")
+    ]
+    figure = figures.figure10(pd.DataFrame(rows))
+    assert len(figure.axes[0].get_yticks()) == 9
+    assert any("all 45 pairs: effects.csv" in text for text in texts(figure))
     plt.close(figure)

@@ -218,6 +218,35 @@ def test_plain_display_of_every_small_table(read):
         assert shown.apply(lambda row: any("[" in str(cell) for cell in row), axis=1).all()
 
 
+def test_reported_effects_stand_beside_ours(read):
+    table = tables.side_by_side(read).set_index(["a", "b", "table", "corpus"])
+    row = table.loc[("dereason", "random_split", "general", "WebInstruct-verified")]
+    ours = (
+        tables.differences(read)
+        .set_index(["a", "b", "scope"])
+        .loc[("dereason", "random_split", "Avg. general")]
+    )
+    assert row["reported"] == pytest.approx(0.9) and row["difference"] == ours["difference"]
+    assert row["apart"] == pytest.approx(ours["difference"] - 0.9, abs=0.011)
+    assert row["compatible"] == ("yes" if ours["low"] <= 0.9 <= ours["high"] else "(no)")
+    assert (
+        "dereason",
+        "random_split",
+        "general",
+        "Webscale-RL",
+    ) not in table.index  # the paper has no such arm there
+    assert "SFT then random RL" in set(render.side_by_side_display(table.reset_index())["b"])
+
+
+def test_every_pair_of_arms_is_compared_once(read, two_seeds):
+    pairs = tables.effects(read).query("table == 'general'")
+    assert len({frozenset(pair) for pair in zip(pairs["a"], pairs["b"], strict=True)}) == len(pairs) == 10
+    assert pairs["p_holm"].tolist() == pytest.approx(stats.holm(pairs["p"].tolist()), abs=2e-3)
+    assert tables.variances(read).empty
+    parts = tables.variances(two_seeds)
+    assert len(parts) == 4 and (parts[["training_seeds", "questions", "samples"]] >= 0).all(axis=None)
+
+
 def readme(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nafter\n")
@@ -278,6 +307,14 @@ def test_a_run_on_the_papers_benchmarks_is_drawn_beside_the_papers_numbers(tmp_p
         each = rows[rows["table"] == table].groupby("benchmark")["correct"].mean()
         row = written.set_index("arm").loc["dereason"]
         assert row["Avg."] == pytest.approx(100 * each.mean(), abs=0.006)
+    beside = pd.read_csv(step.folder / "side_by_side.csv").query(
+        "scope == 'gpqa_diamond' and corpus == 'Webscale-RL'"
+    )
+    alone = beside[beside["b"].isna()].set_index("a")
+    table1 = pd.read_csv(step.folder / "table1.csv").set_index("arm")
+    assert alone.loc["dereason", "reported"] == 43.7
+    assert alone.loc["dereason", "difference"] == table1.loc["dereason", "gpqa_diamond"]
+    assert beside.set_index(["a", "b"]).loc[("dereason", "rl_only"), "reported"].item() == pytest.approx(9.7)
     passed = pd.read_csv(step.folder / "pass_at_k.csv")
     assert "pass@32" in set(passed.loc[passed["table"] == "mathematics: aime24, aime25", "measure"])
     assert pd.read_csv(step.folder / "by_steps.csv").empty
@@ -295,6 +332,30 @@ def test_the_readme_says_whether_the_reward_rose(tmp_path):
     assert line.endswith(
         ": RL only 0.003 to 0.036 (slope +0.0018 per step, 95% interval -0.0001 to +0.0036)."
     )
+
+
+def test_the_readme_shows_the_ledger_where_it_has_its_markers(tmp_path, table1):
+    csv, path = tmp_path / "results" / "cpu" / "06_figures" / "table1.csv", readme(tmp_path)
+    csv.parent.mkdir(parents=True)
+    table1.to_csv(csv, index=False)
+    path.write_text(path.read_text() + f"{render.CLAIMS_BEGIN}\nstale\n{render.CLAIMS_END}\nend\n")
+    with pytest.raises(InputError, match="claims.csv is missing"):
+        render.render_readme(path, csv)
+    ledger = {
+        "id": ["C5"],
+        "claim": ["It is better"],
+        "ours": ["+1"],
+        "verdict": ["undecided"],
+        "why": ["one seed"],
+    }
+    pd.DataFrame(ledger).to_csv(csv.with_name("claims.csv"), index=False)
+    assert not render.readme_is_current(path, csv)
+    render.render_readme(path, csv)
+    text = path.read_text()
+    assert render.readme_is_current(path, csv) and "stale" not in text and text.endswith("\nend\n")
+    assert "C5: It is better" in text and "1 undecided" in text
+    path.write_text(text.replace("**undecided**", "**supported**"))
+    assert not render.readme_is_current(path, csv)
 
 
 def test_the_readme_command(tmp_path, folder, table1, capsys):

@@ -1,0 +1,68 @@
+"""The report holds what the tables hold, names every departure, and its page sorts and fits."""
+
+import shutil
+
+import pytest
+
+from dereason_utils import claims, paths, profiles, report
+
+COMMITTED = paths.REPO / "results" / "cpu" / "06_figures"
+needs_results = pytest.mark.skipif(
+    not (COMMITTED / "claims.csv").exists(), reason="results/cpu is made by `make reproduce`"
+)
+
+
+def test_every_value_of_the_paper_that_a_profile_changes_is_a_departure_with_a_reason():
+    table = report.departures(profiles.load("cpu", {"seeds": [0]})).set_index("setting")
+    assert table.loc["sft.batch_size"].tolist() == ["128", "8", report.WHY["sft.batch_size"]]
+    assert table.loc["grpo.temperature", "paper"] == "GR: 0.7"
+    assert "split.threshold" not in table.index  # as in the paper
+    assert table.loc["grpo.clip_high", "paper"] == "silent"
+    assert table.loc["score", "ours"].startswith("the true number of steps")
+    assert "trainings of each arm" not in table.index  # one, as in the paper
+    more = report.departures(profiles.load("cpu", {"seeds": [0, 1, 2]})).set_index("setting")
+    assert more.loc["trainings of each arm", ["paper", "ours"]].tolist() == ["1", "3"]
+    for name in profiles.names():
+        changed = report.departures(profiles.load(name)).set_index("setting")
+        given = changed[changed.index.isin(report.WHY)]
+        assert (given["why"] != "").all(), given
+
+
+def test_comments_of_a_profile_are_found_by_setting():
+    said = report.comments("cpu")
+    assert said["sft.batch_size"] == "the paper: 128" and said["judge.via"].startswith("it is tuned")
+
+
+def test_page_has_sortable_tables_and_fits_a_phone():
+    page = report.page("# Title\n\n| a | b |\n|---|---|\n| 2 | x |\n", "Title")
+    assert '<div class="wide"><table>' in page and "addEventListener" in page and "width=device-width" in page
+
+
+@needs_results
+def test_the_report_of_the_committed_results(tmp_path, capsys):
+    path = tmp_path / "REPORT.md"
+    assert report.main([str(path), "--check"]) == 2 and "without --check" in capsys.readouterr().err
+    assert report.main([str(path)]) == 0 and report.main([str(path), "--check"]) == 0
+    text = path.read_text()
+    assert "$" not in text.replace("$\\", "") and all(claim.id in text for claim in claims.CLAIMS)
+    for line in (COMMITTED / "table1.md").read_text().splitlines():
+        assert line in text
+
+
+@needs_results
+def test_two_profiles_stand_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
+    for name in ("cpu", "nano"):
+        shutil.copytree(COMMITTED, tmp_path / name / "06_figures")
+    ledger = tmp_path / "nano" / "06_figures" / "claims.csv"
+    ledger.write_text(ledger.read_text().replace(",undecided,", ",contradicted,"))
+    text = report.text(["cpu", "nano"])
+    assert "## The verdicts side by side" in text and "## Profile `nano`" in text
+    assert "| undecided" in text and "contradicted" in text
+
+
+@pytest.mark.fault
+def test_missing_results_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
+    assert report.main([str(tmp_path / "REPORT.md")]) == 2
+    assert "run 06_figures for this profile first" in capsys.readouterr().err
