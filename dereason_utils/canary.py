@@ -58,6 +58,8 @@ def before_grpo(model, tokenizer, problems: pd.DataFrame, settings: Profile, **o
 
 
 def _if_due(model, tokenizer, rows, problems, settings, batch_setting, **options) -> str:
+    if settings.hardware.processes > 1:
+        return f"No canary: {settings.hardware.processes} processes train, each with a part of the weights, and not this one."
     if not is_due(settings):
         return "No canary: this is a CPU (-o canary=true asks for it)."
     return check(model, tokenizer, rows, problems, settings, batch_setting, **options)

@@ -13,7 +13,7 @@ from os.path import commonprefix
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from dereason_utils import cpu_llama
+from dereason_utils import cpu_llama, gpu
 from dereason_utils.errors import InputError
 
 _SHRINK_AT = 0.75  # rows still decoding, as a share of the batch, below which the batch is cut down
@@ -89,8 +89,13 @@ def sample(
     """Sample `copies` completions for each tokenised prompt; result [prompts][copies], in the order given.
 
     A batch holds at most `batch_size` completions. `on_batch` is called with the number of finished prompts and the
-    new completions.
+    new completions. On a GPU gpu.py samples instead, in batches of its own.
     """
+    if model.device.type == "cuda":
+        return gpu.sample(
+            model, tokenizer, prompts, end_tokens(model, tokenizer), copies=copies, max_new_tokens=max_new_tokens,
+            temperature=temperature, seed=seed, on_batch=on_batch, completion=Completion,
+        )  # fmt: skip
     results: list[list[Completion]] = [[] for _ in prompts]
     generator = torch.Generator(device=model.device).manual_seed(seed)
     was_training = model.training

@@ -1,5 +1,6 @@
 """Reinforcement learning with verifiable rewards: GRPO (paper, section 2.1 and Eq. 1-2) with TRL's GRPOTrainer."""
 
+import os
 import time
 from pathlib import Path
 
@@ -7,10 +8,10 @@ import pandas as pd
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from dereason_utils import disk, generate, prompts
+from dereason_utils import disk, generate, gpu, prompts, sharded, training
 from dereason_utils.cpu_llama import causal_model, quick_training
 from dereason_utils.errors import InputError
-from dereason_utils.profiles import Grpo
+from dereason_utils.profiles import Grpo, Hardware
 from dereason_utils.sources import code_hash
 from dereason_utils.training import (
     checkpoint_settings,
@@ -42,64 +43,85 @@ def rewards(rows: list[dict], completions: list[str]) -> list[float | None]:
 
 
 def train(
-    model, tokenizer, problems: pd.DataFrame, style: str, settings: Grpo, folder: Path, seed: int
-) -> pd.DataFrame:
+    model, tokenizer, problems: pd.DataFrame, style: str, settings: Grpo, folder: Path, seed: int,
+    hardware: Hardware | None = None, max_length: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Train in place on `problems` (columns id, question, answer, answer_type) and return one row per step.
 
     folder: where checkpoints and the rollouts of each step live; training goes on from the last whole checkpoint.
+    hardware: who draws the rollouts, and how many processes train (sharded.py); None is our own sampler in this one.
+    max_length: tokens of prompt and completion together, which vLLM makes room for.
     """
+    if hardware and hardware.processes > training.world_size():
+        job = {"problems": problems[["id", "question", "answer", "answer_type"]].to_dict("records"), "style": style,
+               "settings": settings.model_dump(), "seed": seed, "max_length": max_length}  # fmt: skip
+        return sharded.run("grpo", model, tokenizer, hardware, folder, job)
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import GRPOConfig
 
     start = resume_point(
         folder, code=code_hash("04_grpo"), settings=settings.model_dump(), problems=problems.to_dict("records"),
-        style=style, seed=seed, model=model_facts(model),
+        style=style, seed=seed, model=model_facts(model), hardware=hardware and hardware.model_dump(),
     )  # fmt: skip
-    per_update = settings.prompts_per_step * settings.group_size // settings.updates_per_step
-    updates = settings.steps * settings.updates_per_step
-    config = GRPOConfig(
-        output_dir=str(folder),
-        max_steps=updates,
-        per_device_train_batch_size=settings.micro_batch_size,
-        gradient_accumulation_steps=per_update // settings.micro_batch_size,
-        generation_batch_size=settings.prompts_per_step * settings.group_size,
-        num_generations=settings.group_size,
-        max_completion_length=settings.max_completion,
-        temperature=settings.temperature,
-        top_p=1.0,
-        top_k=0,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
-        warmup_steps=int(settings.warmup_share * updates),
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        optim="adamw_torch",
-        beta=settings.kl_weight,
-        epsilon=settings.clip_low,
-        epsilon_high=settings.clip_high,
-        loss_type=settings.loss,
-        scale_rewards="group" if settings.scale_rewards else "none",
-        mask_truncated_completions=settings.mask_truncated,
-        num_iterations=1,
-        importance_sampling_level="token",
-        use_vllm=False,
-        shuffle_dataset=True,
-        **checkpoint_settings(seed, save_every=settings.save_every, bfloat16=model.dtype == torch.bfloat16),
-    )
+    fields = trainer_settings(model, settings, seed)
     rows = problems[["id", "question", "answer", "answer_type"]].assign(prompt=problems["question"])
-    trainer = grpo_trainer_class()(
+    if by_vllm := hardware is not None and hardware.sampler == "vllm":
+        ends = generate.end_tokens(model, tokenizer)
+        fields |= gpu.rollout_settings(hardware, max_length, ends)
+        rows["prompt"] = gpu.prompt_texts(list(problems["question"]), tokenizer, style)
+    trainer = (gpu.grpo_trainer_class() if by_vllm else grpo_trainer_class())(
         model=model,
         processing_class=tokenizer,
-        args=config,
+        args=GRPOConfig(output_dir=str(folder), **fields),
         train_dataset=Dataset.from_pandas(rows, preserve_index=False),
         reward_funcs=reward_function(folder, settings),
-        rollout_func=rollout_function(tokenizer, style, settings, seed),
+        rollout_func=None if by_vllm else rollout_function(tokenizer, style, settings, seed),
         callbacks=[mark_whole(), progress_callback("GRPO", ("reward", "entropy_sampled")), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
     with quick_training(model, [prompts.tokenise_prompt(q, tokenizer, style) for q in problems["question"]]):
         return step_table(train_to_end(trainer, start), settings.updates_per_step)
+
+
+def trainer_settings(model, settings: Grpo, seed: int) -> dict:
+    """The fields of TRL's GRPOConfig, all that TRL, Unsloth or the profile change among them; without vLLM."""
+    processes = training.world_size()
+    per_update = settings.prompts_per_step * settings.group_size // settings.updates_per_step
+    updates = settings.steps * settings.updates_per_step
+    return {
+        "max_steps": updates,
+        "per_device_train_batch_size": settings.micro_batch_size,
+        "per_device_eval_batch_size": settings.group_size,  # never used, and whole groups all the same
+        "gradient_accumulation_steps": per_update // (settings.micro_batch_size * processes),
+        "generation_batch_size": settings.prompts_per_step * settings.group_size,
+        "num_generations": settings.group_size,
+        "max_completion_length": settings.max_completion,
+        "temperature": settings.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
+        "warmup_steps": int(settings.warmup_share * updates),
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "optim": "adamw_torch_fused",  # what Unsloth makes of adamw_torch on a CPU
+        "beta": settings.kl_weight,
+        "epsilon": settings.clip_low,
+        "epsilon_high": settings.clip_high,
+        "loss_type": settings.loss,
+        "scale_rewards": "group" if settings.scale_rewards else "none",
+        "mask_truncated_completions": settings.mask_truncated,
+        "num_iterations": 1,
+        "importance_sampling_level": "token",
+        "use_vllm": False,
+        "vllm_mode": "colocate",
+        "vllm_importance_sampling_correction": False,
+        "generation_kwargs": None,
+        "router_aux_loss_coef": None,
+        "shuffle_dataset": True,
+        **checkpoint_settings(seed, save_every=settings.save_every, bfloat16=model.dtype == torch.bfloat16),
+    }  # fmt: skip
 
 
 def rollout_function(tokenizer, style: str, settings: Grpo, seed: int):
@@ -148,7 +170,9 @@ def reward_function(folder: Path, settings: Grpo):
         table = pd.DataFrame(rows)[["id", "answer"]].assign(
             step=step, completion=completions, reward=values, tokens=lengths
         )
-        disk.write_table(folder / "rollouts" / f"step-{step:05d}.parquet", table)
+        # Each of several processes has the rollouts of its own prompts.
+        part = f"-{os.environ['RANK']}" if training.world_size() > 1 else ""
+        disk.write_table(folder / "rollouts" / f"step-{step:05d}{part}.parquet", table)
         return values
 
     return reward
@@ -296,11 +320,12 @@ def step_table(history: list[dict], updates_per_step: int) -> pd.DataFrame:
 
 def collect_rollouts(folder: Path, steps: int) -> pd.DataFrame:
     """All rollouts of the finished run, in step order. Raises InputError when a step's file is missing."""
-    files = [folder / "rollouts" / f"step-{step:05d}.parquet" for step in range(1, steps + 1)]
-    missing = [path.name for path in files if not path.is_file()]
+    names = [f"step-{step:05d}" for step in range(1, steps + 1)]
+    files = [sorted((folder / "rollouts").glob(f"{name}*.parquet")) for name in names]
+    missing = [name for name, found in zip(names, files, strict=True) if not found]
     if missing:
-        raise InputError(f"{folder} lacks the rollouts of {missing[0]}: run 04_grpo again.")
-    return pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)
+        raise InputError(f"{folder} lacks the rollouts of {missing[0]}.parquet: run 04_grpo again.")
+    return pd.concat([pd.read_parquet(path) for found in files for path in found], ignore_index=True)
 
 
 def audit(rollouts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -321,3 +346,7 @@ def audit(rollouts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = steps.merge(counts, how="left").fillna(0).astype(int)
     table["doubtful_share"] = table["doubtful"] / table["rewarded"].where(table["rewarded"] > 0)
     return marked[marked["doubtful"]].drop(columns="doubtful"), table
+
+
+if __name__ == "__main__":  # one of several processes, started by sharded.run
+    sharded.work(train, Grpo)

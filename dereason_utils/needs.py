@@ -166,7 +166,7 @@ def _score(profile, shape, precision, machine, steps) -> Need:
     if judge.via == "policy":
         prompt = _prompt(profile)[1]
         limit = judge.max_new_tokens
-        parts = _own_sampler(shape, precision, 64, prompt + limit)
+        parts = _own_sampler(shape, precision, machine, 64, prompt + limit)
         if judge.calibration_size:
             tuning = _update(profile, shape, precision, machine, judge.batch_size, prompt + limit)
             parts = max(parts, tuning, key=lambda each: sum(each.values()))
@@ -214,7 +214,7 @@ def _grpo(profile, shape, precision, machine, steps) -> Need:
     parts = _update(
         profile, shape, precision, machine, settings.micro_batch_size, longest + settings.max_completion
     )
-    held, share = int(prompt + mean / 2), _vllm_share(profile)
+    held, share = int(prompt + mean / 2), _vllm_share(profile, machine)
     need = Need("04_grpo", steps, shape, parts, settings.steps * rows * (prompt + mean), settings.steps * rows * mean,
                 rows, held, "grpo.micro_batch_size or model.max_length")  # fmt: skip
     if settings.kl_weight:
@@ -225,11 +225,11 @@ def _grpo(profile, shape, precision, machine, steps) -> Need:
         pool = share * machine.memory / USABLE - (parts["weights"] if shared else engine)
         parts["KV cache"] = pool
         parts["weights"] += 0 if shared else engine
-        need.at_once = min(rows, _fitting(shape, pool, held))
+        need.at_once = min(rows // machine.cards, _fitting(shape, pool, held))
         need.share = "hardware.memory_share"
         need.longest = longest + settings.max_completion
         return need
-    sampling = _own_sampler(shape, precision, rows, longest + settings.max_completion)
+    sampling = _own_sampler(shape, precision, machine, rows, longest + settings.max_completion)
     sampling["optimizer"] = parts["optimizer"]
     if sum(sampling.values()) > need.total:
         need.parts, need.scaled = sampling, "grpo.prompts_per_step or grpo.group_size"
@@ -240,15 +240,14 @@ def _eval(profile, shape, precision, machine, steps) -> Need:
     settings, (prompt, longest) = profile.eval, _prompt(profile)
     mean = COMPLETION_SHARE * settings.max_completion
     drawn = _completions(profile) * mean
-    held, share = int(prompt + mean / 2), _vllm_share(profile)
+    held, share = int(prompt + mean / 2), _vllm_share(profile, machine)
     if share:
-        full = profile.model.full_finetuning
-        weights = memory.weights(shape, memory.Precision(memory.BFLOAT16, None) if full else precision)
+        weights = memory.weights(shape, memory.Precision(memory.BFLOAT16, None))
         pool = share * machine.memory / USABLE - weights
         parts = {"weights": weights, "KV cache": pool}
         return Need("05_eval", steps, shape, parts, 0, drawn, _fitting(shape, pool, held), held,
                     "model.max_length", "hardware.memory_share", longest + settings.max_completion)  # fmt: skip
-    parts = _own_sampler(shape, precision, settings.batch_size, longest + settings.max_completion)
+    parts = _own_sampler(shape, precision, machine, settings.batch_size, longest + settings.max_completion)
     return Need("05_eval", steps, shape, parts, 0, drawn, settings.batch_size, held,
                 "eval.batch_size or eval.max_completion")  # fmt: skip
 
@@ -278,19 +277,28 @@ def _update(profile, shape, precision, machine, rows, length) -> dict[str, float
     return memory.training(shape, precision, tokens, min(at_once, tokens), True, machine.cards, **how)
 
 
-def _own_sampler(shape, precision, rows, length) -> dict[str, float]:
-    """generate.py: the cache of all rows at their longest, and a few float32 numbers for each token of the vocabulary."""
+def _own_sampler(shape, precision, machine, rows, length) -> dict[str, float]:
+    """generate.py: the cache of all rows at their longest, and a few float32 numbers for each token of the vocabulary.
+
+    On a GPU it takes no more rows at once than half of the free memory holds (gpu.rows_that_fit).
+    """
+    weights, adapters = memory.weights(shape, precision), memory.adapters(shape, precision)
+    if machine.gpu:
+        rows = min(rows, _fitting(shape, (machine.memory - weights - adapters) / 2, length))
     return {
-        "weights": memory.weights(shape, precision),
-        "adapters": memory.adapters(shape, precision),
+        "weights": weights,
+        "adapters": adapters,
         "KV cache": memory.kv_cache(shape, rows * length, precision.compute),
         "logits": rows * shape.vocab * (precision.compute + 3 * memory.FLOAT32),
     }
 
 
-def _vllm_share(profile) -> float:
-    hardware = getattr(profile, "hardware", None)
-    return hardware.memory_share if hardware is not None and hardware.sampler == "vllm" else 0.0
+def _vllm_share(profile, machine) -> float:
+    """The part of a card that vLLM takes in the process that trains; none where it has a server, or there is no card."""
+    hardware = profile.hardware
+    return (
+        hardware.memory_share if machine.gpu and hardware.sampler == "vllm" and not hardware.server else 0.0
+    )
 
 
 def _fitting(shape, pool: float, held: int) -> int:
@@ -337,7 +345,7 @@ def required(need: Need, machine: Machine) -> float:
 
 
 def hours(need: Need, profile: profiles.Profile, machine: Machine) -> float:
-    """Estimated hours of one step on all cards together.
+    """Estimated hours of one step; a training has all cards.
 
     Training: 2 operations per parameter and token forward, 2 for the gradient of the activations, 2 more for that of
     the weights where all are trained (Kaplan et al., arXiv 2001.08361, section 2.1), and 2 for computing the blocks
@@ -353,4 +361,5 @@ def hours(need: Need, profile: profiles.Profile, machine: Machine) -> float:
     step = max(
         read / (machine.card.bandwidth * DECODING_SHARE), 2 * need.shape.parameters * need.at_once / speed
     )
-    return (training + need.drawn / need.at_once * step) / machine.cards / 3600
+    cards = machine.cards if need.stage in ("03_sft", "04_grpo") else 1  # the other stages use one
+    return (training + need.drawn / need.at_once * step) / cards / 3600

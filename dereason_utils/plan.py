@@ -1,6 +1,6 @@
 """What a profile will need, before any money is spent: memory, tokens, hours, cost, and what is missing here.
 
-    python -m dereason_utils.plan --profile single_gpu [--card-memory 48] [--cards 1] [--price 2.0] [-o NAME=VALUE]
+    python -m dereason_utils.plan --profile single_gpu [--preset 48gb] [--card-memory 48] [--price 2.0] [-o NAME=VALUE]
 
 All numbers are estimates of `needs.py`, and are printed as such with the assumptions behind them. What cannot fit is
 refused with exit status 1 and the name of the setting to change.
@@ -26,24 +26,31 @@ from dereason_utils.run import parse_overrides
 PRICE = 2.0  # per card and hour: an assumption, see --price
 
 
-def machine_for(profile: profiles.Profile, card_memory: float | None, cards: int | None) -> Machine:
-    """The card that is asked for, else the one that is here, else the computer's own memory.
+def machine_for(profile: profiles.Profile, card_memory: float | None, preset: str | None = None) -> Machine:
+    """The card that is asked for, else the one that is here, else the preset's, else the computer's own memory.
 
-    Raises InputError for a profile that needs a GPU where there is neither.
+    So many cards as the profile has processes. Raises InputError for a profile that needs a GPU where there is none of
+    these, and for one that needs more of them than are here.
     """
-    gpus = found_gpus()
+    gpus, cards = found_gpus(), profile.hardware.processes
     if card_memory is None and gpus:
-        card_memory, cards = gpus[0][1] / GB, cards or len(gpus)
+        if len(gpus) < cards:
+            raise InputError(
+                f"Profile {profile.name} trains on {cards} GPUs and {len(gpus)} are found here: set "
+                "hardware.processes, or say with --card-memory what to plan for."
+            )
+        card_memory = gpus[0][1] / GB
+    if card_memory is None and preset:
+        card_memory = float(preset.removesuffix("gb"))
     wants_gpu = profile.name in ("single_gpu", "paper")
     if card_memory is None and wants_gpu:
         raise InputError(
             f"Profile {profile.name} needs a GPU and none is found here: say what to plan for, "
-            "e.g. --card-memory 24 (make plan CARD_MEMORY=24)."
+            "--preset 24gb or --card-memory 24 (make plan PRESET=24gb, or CARD_MEMORY=24)."
         )
     if card_memory is None:
         return Machine(needs.CPU, 1, psutil.virtual_memory().available, gpu=False)
     fits = [card for card in needs.CARDS if card.memory_gb <= card_memory * 1.1] or [needs.CARDS[0]]
-    cards = cards or getattr(getattr(profile, "hardware", None), "processes", 1)
     return Machine(fits[-1], cards, card_memory * GB * needs.USABLE, gpu=True)
 
 
@@ -122,7 +129,7 @@ def report(profile: profiles.Profile, machine: Machine, price: float) -> str:
     ]
     lines += [shown.to_string(index=False, float_format=lambda value: f"{value:.1f}"), ""]
     lines.append(
-        "GB: of one step and card, its largest moment; hours and cost: of all steps, one after the other."
+        "GB: of one step and card, its largest moment; hours and cost: of all steps, one after the other, every card paid for."
     )
     cost = f", {total['cost']:.0f} at {price:g} per card and hour (assumed; --price)" if machine.gpu else ""
     lines.append(f"In all {total['hours']:.1f} hours{cost}.")
@@ -143,13 +150,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--card-memory", type=float, metavar="GB", help="plan for such a card, wherever this runs"
     )
-    parser.add_argument("--cards", type=int, help="how many of them (default: those found, or the profile's)")
+    parser.add_argument(
+        "--cards", type=int, help="how many of them (default: the profile's hardware.processes)"
+    )
+    parser.add_argument("--preset", help="of single_gpu: a card of that memory and its settings")
     parser.add_argument("--price", type=float, default=PRICE, help=f"per card and hour (assumed: {PRICE:g})")
     parser.add_argument("-o", "--override", action="append", default=[], metavar="NAME=VALUE")
     options = parser.parse_args(arguments)
     try:
-        profile = profiles.load(options.profile, parse_overrides(options.override))
-        machine = machine_for(profile, options.card_memory, options.cards)
+        asked = {"preset": options.preset, "hardware.processes": options.cards}
+        overrides = {name: value for name, value in asked.items() if value is not None}
+        profile = profiles.load(options.profile, overrides | parse_overrides(options.override))
+        machine = machine_for(profile, options.card_memory, options.preset)
         print(report(profile, machine, options.price))
         needs.refuse(profile, needs.needs(profile, machine), machine)
         check_disk(profile)

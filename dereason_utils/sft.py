@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dereason_utils import prompts
+from dereason_utils import prompts, sharded, training
 from dereason_utils.cpu_llama import quick_training
 from dereason_utils.errors import InputError
-from dereason_utils.profiles import Model, Sft
+from dereason_utils.profiles import Hardware, Model, Sft
 from dereason_utils.sources import code_hash
 from dereason_utils.training import (
     checkpoint_settings,
@@ -62,13 +62,23 @@ def matched(settings: Sft, examples: list[dict], unit: str, amount: float) -> Sf
 
 
 def train(
-    model, tokenizer, examples: list[dict], validation: list[dict], settings: Sft, folder: Path, seed: int
-):
+    model, tokenizer, examples: list[dict], validation: list[dict], settings: Sft, folder: Path, seed: int,
+    hardware: Hardware | None = None,
+):  # fmt: skip
     """Train in place and return one row per optimizer step: step, epoch, loss, grad_norm, learning_rate, ...
 
     validation: examples for the validation loss, measured four times; may be empty.
     folder: where checkpoints live; training goes on from the last whole one.
+    hardware: more than one of its processes train on as many GPUs (sharded.py).
     """
+    if hardware and hardware.processes > training.world_size():
+        job = {
+            "examples": examples,
+            "validation": validation,
+            "settings": settings.model_dump(),
+            "seed": seed,
+        }
+        return sharded.run("sft", model, tokenizer, hardware, folder, job)
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import SFTConfig
@@ -77,26 +87,8 @@ def train(
         folder, code=code_hash("03_sft"), settings=settings.model_dump(), examples=examples, validation=validation,
         seed=seed, model=model_facts(model),
     )  # fmt: skip
-    steps = math.ceil(math.ceil(len(examples) / settings.batch_size) * settings.epochs)
     config = SFTConfig(
-        output_dir=str(folder),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.micro_batch_size,
-        per_device_eval_batch_size=settings.micro_batch_size,
-        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=int(settings.warmup_share * steps),
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        optim="adamw_torch",
-        max_length=None,  # over-long examples are dropped and counted above, never cut
-        packing=False,
-        completion_only_loss=True,
-        loss_type="chunked_nll",  # the same loss; logits of the completion alone, a chunk at a time
-        eval_strategy="steps" if validation else "no",
-        eval_steps=max(1, steps // 4),
-        **checkpoint_settings(seed, save_every=max(1, steps // 2), bfloat16=model.dtype == torch.bfloat16),
+        output_dir=str(folder), **trainer_settings(model, len(examples), bool(validation), settings, seed)
     )
     trainer = sft_trainer_class()(
         model=model,
@@ -111,6 +103,34 @@ def train(
         return step_table(train_to_end(trainer, start))
 
 
+def trainer_settings(model, examples: int, validate: bool, settings: Sft, seed: int) -> dict:
+    """The fields of TRL's SFTConfig, all that TRL, Unsloth or the profile change among them."""
+    steps = math.ceil(math.ceil(examples / settings.batch_size) * settings.epochs)
+    by_unsloth = model.device.type == "cuda" and training.world_size() == 1
+    return {
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.micro_batch_size,
+        "per_device_eval_batch_size": settings.micro_batch_size,
+        "gradient_accumulation_steps": settings.batch_size // (settings.micro_batch_size * training.world_size()),
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": int(settings.warmup_share * steps),
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "optim": "adamw_torch_fused",  # what Unsloth makes of adamw_torch on a CPU
+        "max_length": None,  # over-long examples are dropped and counted above, never cut
+        "packing": False,
+        "padding_free": False,
+        "completion_only_loss": True,
+        # The same loss; logits of the completion alone, a chunk at a time, which Unsloth's own kernel does on a GPU.
+        "loss_type": "nll" if by_unsloth else "chunked_nll",
+        "router_aux_loss_coef": None,
+        "eval_strategy": "steps" if validate else "no",
+        "eval_steps": max(1, steps // 4),
+        **checkpoint_settings(seed, save_every=max(1, steps // 2), bfloat16=model.dtype == torch.bfloat16),
+    }  # fmt: skip
+
+
 def sft_trainer_class():
     """TRL's SFTTrainer with batches of like length in random order (imported late: TRL is slow to load)."""
     from trl import SFTTrainer
@@ -118,7 +138,8 @@ def sft_trainer_class():
     class LikeLengthSFTTrainer(SFTTrainer):
         def _get_train_sampler(self, dataset=None):
             lengths = [len(ids) for ids in (dataset or self.train_dataset)["input_ids"]]
-            size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            # The update's batch of all processes together, so that one process and several see the same batches.
+            size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             return LikeLength(lengths, size, self.args.data_seed)
 
     return LikeLengthSFTTrainer
@@ -163,3 +184,7 @@ def step_table(history: list[dict]) -> pd.DataFrame:
             rows[entry["step"]]["validation_loss"] = entry["eval_loss"]
     columns = ["step", "epoch", "loss", "grad_norm", "learning_rate", "validation_loss", "step_s"]
     return pd.DataFrame([rows[step] for step in sorted(rows)]).reindex(columns=columns)
+
+
+if __name__ == "__main__":  # one of several processes, started by sharded.run
+    sharded.work(train, Sft)

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+import os
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -13,13 +15,20 @@ from dereason_utils import disk, progress
 from dereason_utils.errors import InputError
 
 _WHOLE = "dereason_whole.json"  # written into a checkpoint after everything else
+TRAINED = "trained"  # where several processes put the trained weights, below their checkpoints
+FSDP = Path(__file__).with_name("fsdp.json")  # how they share the policy
 _MADE_FROM = "dereason_made_from.txt"  # fingerprint of what a folder's checkpoints depend on
 
 
 def checkpoint_settings(seed: int, save_every: int, bfloat16: bool) -> dict:
-    """The TrainingArguments that every stage sets alike."""
+    """The TrainingArguments that every stage sets alike.
+
+    Set even where they repeat TRL's defaults: Unsloth changes some of those on a GPU and none on a CPU, and the
+    profile must mean the same on both (tests/test_trainer_settings.py).
+    """
     import torch
 
+    gpu, sharded = torch.cuda.is_available(), world_size() > 1
     return {
         "seed": seed,
         "data_seed": seed,
@@ -30,19 +39,44 @@ def checkpoint_settings(seed: int, save_every: int, bfloat16: bool) -> dict:
         "save_total_limit": 2,
         "report_to": "none",
         "disable_tqdm": True,
-        "use_cpu": not torch.cuda.is_available(),
-        "bf16": bfloat16,  # autocast; trainable adapters stay in float32
-        "gradient_checkpointing": torch.cuda.is_available(),
+        "use_cpu": not gpu,
+        "bf16": bfloat16
+        or gpu,  # autocast; trainable adapters, and weights when all are trained, stay in float32
+        "fp16": False,
+        "gradient_checkpointing": gpu and not sharded,  # FSDP has its own
         "dataloader_num_workers": 0,
-        "dataloader_pin_memory": torch.cuda.is_available(),
+        "dataloader_pin_memory": gpu,
         "remove_unused_columns": False,
+        "auto_find_batch_size": False,
+        "eval_accumulation_steps": 1,
+        "include_num_input_tokens_seen": "no",
+        "torch_empty_cache_steps": None,
+        "ddp_find_unused_parameters": False,  # on a CPU, where accelerate copies the policy instead of sharding it
+        "fsdp": sharded or None,
+        "fsdp_config": str(FSDP) if sharded else None,
     }
+
+
+def world_size() -> int:
+    """How many processes train this model together; the launcher tells each (sharded.py)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def resume_point(folder: Path, **facts) -> str | None:
     """The checkpoint to go on from, or None for a fresh start; `keep_own` says what the facts are for."""
-    keep_own(folder, **facts)
+    with one_process_first():
+        keep_own(folder, **facts)
     return last_whole_checkpoint(folder)
+
+
+def one_process_first():
+    """Within the block the main one of several training processes is alone, and the others follow it."""
+    if world_size() == 1:
+        return nullcontext()
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available()).main_process_first()
 
 
 def keep_own(folder: Path, **facts) -> None:
@@ -60,17 +94,22 @@ def keep_own(folder: Path, **facts) -> None:
 def train_to_end(trainer, start: str | None) -> list[dict]:
     """Train to the end, from the checkpoint `start` if there is one; returns the log of all steps since the first.
 
-    A training that was stopped after its last step is only loaded: the trainer would add a step to it.
+    A training that was stopped after its last step is only loaded: the trainer would add a step to it. Several
+    processes cannot load before they train; they do the steps since the checkpoint before again, and save the weights.
     """
     from transformers import TrainerState
 
     if start is not None:
         state = TrainerState.load_from_json(str(Path(start) / "trainer_state.json"))
         if state.global_step >= state.max_steps:
-            trainer._load_from_checkpoint(start)
-            return state.log_history
+            if world_size() == 1:
+                trainer._load_from_checkpoint(start)
+                return state.log_history
+            start = last_whole_checkpoint(Path(start).parent, before=state.global_step)
     with disk.errors(Path(trainer.args.output_dir) / "checkpoint"):
         trainer.train(resume_from_checkpoint=start)
+        if world_size() > 1:
+            trainer.save_model(str(Path(trainer.args.output_dir) / TRAINED))
     return trainer.state.log_history
 
 
@@ -126,7 +165,12 @@ def trainable_hash(model) -> str:
 
 
 def model_facts(model) -> tuple[str, str, str]:
-    """What a folder's checkpoints depend on of the model: the name of its files, its precision, its trainable weights."""
+    """What a folder's checkpoints depend on of the model: the name of its files, its precision, its trainable weights.
+
+    A GPU's policy has none of those when it only samples (vLLM holds the weights): its files count instead.
+    """
+    if model.device.type == "cuda" and not hasattr(model, "peft_config"):
+        return model.name_or_path, str(model.dtype), disk.digest(Path(model.name_or_path))[0]
     return model.name_or_path, str(model.dtype), trainable_hash(model)
 
 
@@ -135,9 +179,13 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint whose writing had finished, or None. Half-written and cut ones are never chosen."""
+def last_whole_checkpoint(folder: Path, before: int | None = None) -> str | None:
+    """The newest checkpoint whose writing had finished, or None. Half-written and cut ones are never chosen.
+
+    before: only checkpoints of earlier steps.
+    """
     whole = [mark.parent for mark in folder.glob(f"checkpoint-*/{_WHOLE}") if _is_uncut(mark)]
+    whole = [path for path in whole if before is None or int(path.name.split("-")[1]) < before]
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
@@ -156,6 +204,10 @@ def mark_whole():
 
     class MarkWhole(TrainerCallback):
         def on_save(self, args, state, control, **_):
+            with one_process_first():  # the others have written their part before they come here
+                pass
+            if not state.is_world_process_zero:
+                return
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             disk.sync_folder(checkpoint)  # the mark must not reach the disk before what it vouches for
             sizes = {path.name: path.stat().st_size for path in checkpoint.iterdir() if path.is_file()}
@@ -172,6 +224,8 @@ def progress_callback(label: str, shown: tuple[str, ...]):
         bar = None
 
         def on_log(self, args, state, control, logs=None, **_):
+            if not state.is_world_process_zero:
+                return
             if self.bar is None:
                 self.bar = progress.Bar(state.max_steps, label, start=max(0, state.global_step - 1))
             facts = "  ".join(

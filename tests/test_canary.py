@@ -156,3 +156,10 @@ def test_a_cpu_run_does_without_it_and_says_so():
     assert canary.before_grpo(None, small_policy.tokenizer(False), PROBLEMS, settings) == (
         "No canary: this is a CPU (-o canary=true asks for it)."
     )
+
+
+def test_several_processes_do_without_it_and_say_so():
+    settings = profiles.load("paper", {"model.prompt_style": "plain"})
+    assert canary.before_grpo(None, small_policy.tokenizer(False), PROBLEMS, settings) == (
+        "No canary: 8 processes train, each with a part of the weights, and not this one."
+    )

@@ -134,7 +134,7 @@ def test_a_checkpoint_that_was_cut_is_passed_over(tmp_path):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "optimizer.pt").write_bytes(b"state" * step)
-        state = type("State", (), {"global_step": step})
+        state = type("State", (), {"global_step": step, "is_world_process_zero": True})
         training.mark_whole().on_save(type("Args", (), {"output_dir": tmp_path}), state, None)
     assert training.last_whole_checkpoint(tmp_path).endswith("checkpoint-2")
     (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"st")

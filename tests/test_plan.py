@@ -1,5 +1,6 @@
 """The plan: what fits is shown, what does not is refused in one sentence with the setting to change."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,15 +18,16 @@ def without_a_gpu(monkeypatch):
     monkeypatch.setattr(plan, "_token", lambda: False)
 
 
-def with_vllm(profile, share=0.5):
-    """A profile that samples with vLLM inside the training process."""
-    hardware = SimpleNamespace(sampler="vllm", memory_share=share, processes=1)
-    values = {name: getattr(profile, name) for name in type(profile).model_fields}
-    return SimpleNamespace(**values, hardware=hardware)
+def with_share(share):
+    """A profile whose vLLM, inside the training process, takes that part of the card."""
+    return profiles.load("single_gpu", {"hardware.memory_share": share})
 
 
 def card(gigabytes, cards=1):
-    return plan.machine_for(profiles.load("single_gpu"), gigabytes, cards)
+    return replace(plan.machine_for(profiles.load("single_gpu"), gigabytes), cards=cards)
+
+
+COMPUTER = needs.Machine(needs.CPU, 1, 8 * GB, gpu=False)
 
 
 def by_stage(profile, machine):
@@ -40,7 +42,7 @@ def test_the_cpu_profiles_fit_and_every_step_counts(name, capsys):
     assert (
         f"Plan of profile {name}: {len(workflow.steps(profile))} steps. All numbers are estimates." in shown
     )
-    machine = plan.machine_for(profile, None, None)
+    machine = plan.machine_for(profile, None)
     assert sum(need.steps for need in needs.needs(profile, machine)) == len(workflow.steps(profile))
     assert "Assumed by us" in shown and "GPU           none found here" in shown
 
@@ -56,7 +58,7 @@ def test_qlora_on_one_card_by_its_parts():
 
 def test_vllm_takes_its_share_and_no_more():
     machine = card(24)
-    needed = by_stage(with_vllm(profiles.load("single_gpu")), machine)
+    needed = by_stage(with_share(0.5), machine)
     assert needed["05_eval"].total == pytest.approx(12 * GB)
     assert needed["04_grpo"].parts["KV cache"] == pytest.approx(12 * GB - needed["04_grpo"].parts["weights"])
 
@@ -73,9 +75,10 @@ def test_cards_share_out_what_full_finetuning_keeps():
 @pytest.mark.parametrize(
     ("profile", "memory_gb", "says"),
     [
-        (profiles.load("single_gpu"), 24, "04_grpo needs .* lower grpo.prompts_per_step or grpo.group_size"),
-        (with_vllm(profiles.load("single_gpu"), 0.12), 24, "one sequence .* raise hardware.memory_share"),
-        (with_vllm(profiles.load("single_gpu"), 0.95), 24, "04_grpo needs .* or lower hardware.memory_share"),
+        (profiles.load("cpu", {"grpo.group_size": 512}), None,
+         "04_grpo needs .* lower grpo.prompts_per_step or grpo.group_size"),
+        (with_share(0.12), 24, "one sequence .* raise hardware.memory_share"),
+        (with_share(0.95), 24, "04_grpo needs .* or lower hardware.memory_share"),
         (profiles.load("single_gpu", {"sft.micro_batch_size": 128}), 24, "03_sft .* lower sft.micro_batch_size"),
         (profiles.load("single_gpu"), 8, "01_score leaves vLLM .* raise judge.memory_share"),
         (profiles.load("paper"), 80, "03_sft .* model.max_length, or share it out over more cards"),
@@ -84,7 +87,7 @@ def test_cards_share_out_what_full_finetuning_keeps():
     ],
 )  # fmt: skip
 def test_what_cannot_fit_is_refused_with_the_setting_to_change(profile, memory_gb, says):
-    machine = card(memory_gb)
+    machine = card(memory_gb) if memory_gb else COMPUTER
     with pytest.raises(InputError, match=says) as caught:
         needs.refuse(profile, needs.needs(profile, machine), machine)
     assert "\n" not in str(caught.value)
@@ -94,9 +97,9 @@ def test_what_cannot_fit_is_refused_with_the_setting_to_change(profile, memory_g
 def test_exit_status_and_sentence(capsys):
     assert plan.main(["--profile", "single_gpu"]) == 1
     assert "needs a GPU and none is found here" in capsys.readouterr().err
-    assert plan.main(["--profile", "single_gpu", "--card-memory", "24", "--price", "3"]) == 1
+    assert plan.main(["--profile", "single_gpu", "--card-memory", "16", "--price", "3"]) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith("Error: 04_grpo needs") and captured.err.count("\n") == 1
+    assert captured.err.startswith("Error: 05_eval leaves vLLM") and captured.err.count("\n") == 1
     assert "at 3 per card and hour" in captured.out and "gpqa_diamond: no token found" in captured.out
 
 
@@ -129,7 +132,38 @@ def test_a_local_models_shape_is_read_from_its_config(tmp_path):
     assert needs.shape_of("Qwen/Qwen3-4B-Base") == memory.QWEN3_4B
 
 
-def test_a_second_card_halves_the_hours():
+@pytest.mark.parametrize("preset", profiles.presets("single_gpu"))
+def test_every_preset_fits_the_card_that_it_is_named_after(preset, capsys):
+    plan.main(["--profile", "single_gpu", "--preset", preset])
+    assert f"planned for   1 x {preset.removesuffix('gb')} GB" in capsys.readouterr().out
+    profile = profiles.load("single_gpu", {"preset": preset})
+    machine = plan.machine_for(profile, None, preset)
+    needs.refuse(profile, needs.needs(profile, machine), machine)
+
+
+def test_the_paper_fits_eight_cards_of_80_gb():
+    profile = profiles.load("paper")
+    machine = plan.machine_for(profile, 80)
+    assert machine.cards == 8
+    needs.refuse(profile, needs.needs(profile, machine), machine)
+
+
+def test_the_own_sampler_on_a_card_takes_no_more_rows_than_fit():
+    profile = profiles.load("single_gpu", {"hardware.sampler": "own"})
+    machine = card(24)
+    needs.refuse(profile, needs.needs(profile, machine), machine)
+    assert by_stage(profile, machine)["05_eval"].parts["KV cache"] < machine.memory / 2
+
+
+@pytest.mark.fault
+def test_fewer_cards_than_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(plan, "found_gpus", lambda: [("card", 80 * GB)] * 4)
+    with pytest.raises(InputError, match=r"trains on 8 GPUs and 4 are found here: set hardware\.processes"):
+        plan.machine_for(profiles.load("paper"), None)
+    assert plan.machine_for(profiles.load("paper", {"hardware.processes": 4}), None).cards == 4
+
+
+def test_a_second_card_halves_the_hours_of_training():
     profile = profiles.load("single_gpu")
     need = by_stage(profile, card(48))["03_sft"]
     one, two = (needs.hours(need, profile, card(48, cards)) for cards in (1, 2))

@@ -29,10 +29,17 @@ def reported():
     return {name: (tuple(v) if isinstance(v, list) else v, source) for name, (v, source) in values.items()}
 
 
-@pytest.mark.parametrize("name", profiles.names())
-def test_a_value_that_is_tagged_as_the_papers_is_the_papers(name):
+VARIANTS = [(name, None) for name in profiles.names()] + [
+    (name, preset) for name in profiles.names() for preset in profiles.presets(name)
+]
+
+
+@pytest.mark.parametrize(("name", "preset"), VARIANTS)
+def test_a_value_that_is_tagged_as_the_papers_is_the_papers(name, preset):
     known = reported()
-    tagged = [row for row in profiles.settings_table(profiles.load(name)) if row[2] != "ours"]
+    tagged = [
+        row for row in profiles.settings_table(profiles.load(name, {"preset": preset})) if row[2] != "ours"
+    ]
     assert tagged
     for setting, value, source in tagged:
         assert known[setting] == (value, source), setting
@@ -68,10 +75,40 @@ def test_another_address_of_the_same_server_redoes_nothing():
     assert one == other != here
 
 
+def test_a_preset_changes_its_values_and_no_other_and_overrides_come_after_it():
+    plain = profiles.load("single_gpu")
+    assert profiles.load("single_gpu", {"preset": "24gb"}) == plain
+    for preset, values in profiles.presets("single_gpu").items():
+        table = {
+            k: (v, s) for k, v, s in profiles.settings_table(profiles.load("single_gpu", {"preset": preset}))
+        }
+        changed = {k: table[k] for k, v, s in profiles.settings_table(plain) if table[k] != (v, s)}
+        assert changed.items() <= values.items()
+    both = profiles.load("single_gpu", {"sft.micro_batch_size": 1, "preset": "80gb"})
+    assert both.sft.micro_batch_size == 1 and both.grpo.max_completion == 8192
+
+
+@pytest.mark.parametrize("preset", profiles.presets("single_gpu"))
+def test_all_cards_do_the_same_experiment_but_for_lengths(preset):
+    """What decides the update (batches, rates, steps) does not depend on the card, so that runs compare."""
+    plain, other = profiles.load("single_gpu"), profiles.load("single_gpu", {"preset": preset})
+    memory = {"micro_batch_size", "max_completion"}
+    for section in ("sft", "grpo"):
+        assert getattr(plain, section).model_dump(exclude=memory) == getattr(other, section).model_dump(
+            exclude=memory
+        )
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("name", "overrides", "says"),
     [
+        ("single_gpu", {"preset": "12gb"}, "Unknown preset '12gb'"),
+        ("cpu", {"preset": "24gb"}, "Unknown preset '24gb'"),
+        ("cpu", {"hardware.processes": 2}, "full_finetuning"),
+        ("paper", {"hardware.processes": 3}, "not a multiple"),
+        ("paper", {"hardware.sampler": "own", "hardware.server": "http://a:1"}, "sampler vllm"),
+        ("cpu", {"grpo.loss": "dr_grpo"}, "scale_rewards"),
         ("cpus", {}, "Unknown profile 'cpus'"),
         ("cpu", {"grpo.step": 3}, "Unknown setting 'grpo.step'"),
         ("cpu", {"grpo.steps": 0}, "grpo.steps"),

@@ -27,12 +27,12 @@ def ask():
 @pytest.fixture(scope="module")
 def policy():
     settings = profiles.load("smoke").model
-    return models.load_policy(str(tiny.build_tiny()), settings, 0, train=False)
+    return models.load_policy(str(tiny.build("tiny")), settings, 0, train=False)
 
 
 @pytest.fixture(scope="module")
 def llm():
-    return vllm_sampling.engine(str(tiny.build_tiny()), max_length=512, memory_share=MEMORY, seed=0)
+    return vllm_sampling.engine(str(tiny.build("tiny")), max_length=512, memory_share=MEMORY, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,176 @@
+"""Model and data cards from the manifests and results of a run, and one opt-in command that puts them on a hub.
+
+`python -m dereason_utils.cards --profile cpu --arm dereason --seed 0` writes results/cpu/cards/; with `--push NAME/REPO`
+the trained policy goes to that repository with its card (`make push`), without an arm the training sets do.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from dereason_utils import disk, manifest, paths
+from dereason_utils.errors import InputError, first_line
+from dereason_utils.split import ARMS
+
+# hub id and licence of the policies that the profiles name
+BASES = {
+    "smollm2-135m-instruct": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
+    "Qwen/Qwen3-4B-Base": ("Qwen/Qwen3-4B-Base", "apache-2.0"),
+}
+LIMITS = """One training seed unless the table names more; intervals and the comparison of arms are in the repository's
+tables, made by the same run. The policy was trained on short problems with answers that a program checks: it is made to
+compare training recipes, not to give advice. What it writes is unfiltered."""
+
+
+def model_card(profile: str, arm: str, seed: int) -> str:
+    """The card, with its metadata, of the policy of one arm and seed. Raises InputError for a step that was not run."""
+    from huggingface_hub import ModelCardData
+
+    stage = last_stage(arm)
+    trained = done(profile, stage, arm, seed)
+    model = trained.parameters["model"]
+    base, licence = BASES.get(model["name"], (model["name"], None))
+    data = ModelCardData(
+        base_model=base if "/" in base else None, license=licence, library_name="transformers", language="en",
+        pipeline_tag="text-generation", tags=["dereason", arm, *(["grpo"] if ARMS[arm].rl else []), *(["sft"] if ARMS[arm].sft else [])],
+    )  # fmt: skip
+    tuned = "all parameters" if model["full_finetuning"] else f"LoRA of rank {model['lora_rank']}"
+    lines = [
+        f"# {profile}: {arm}, seed {seed}", "",
+        (f"{base} after {ARMS[arm].about} ({tuned}): one arm of a replication of DeReason (arXiv 2603.11193). "
+        "It is not the paper's model."), "",
+        "## Training", "", table(settings_rows(profile, arm, seed)), "",
+        "## Evaluation", "", evaluation(profile, arm, seed), "",
+        "## Limits", "", LIMITS, "",
+        "## Made by", "", table(facts(trained)), "",
+    ]  # fmt: skip
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines)
+
+
+def data_card(profile: str, seed: int) -> str:
+    """The card, with its metadata, of one seed's training sets."""
+    from huggingface_hub import DatasetCardData
+
+    split = done(profile, "02_split", None, seed)
+    corpus, folder = split.parameters["corpus"], split.folder
+    data = DatasetCardData(language="en", task_categories=["text-generation"], tags=["dereason", corpus["name"]],
+                           pretty_name=f"DeReason replication, training sets of {profile}")  # fmt: skip
+    lines = [
+        f"# {profile}: the training sets of every arm, seed {seed}", "",
+        (f"Problems of the corpus {corpus['name']}, scored 1-5 for reasoning intensity and split at "
+        f"{split.parameters['split']['threshold']} (DeReason, arXiv 2603.11193): `ARM_sft.parquet` with the teacher's answers, "
+        "`ARM_rl.parquet` with the gold answers that a checker compares. The licence is that of the corpus."), "",
+        "## Sizes", "", pd.read_csv(folder / "sizes.csv").to_markdown(index=False, floatfmt=".3g"), "",
+        "## The teacher's share of right answers, per score", "", pd.read_csv(folder / "teacher.csv").to_markdown(index=False, floatfmt=".3g"), "",
+        "Wrong teacher answers are kept; `response_correct` marks them.", "",
+        "## Made by", "", table(facts(split)), "",
+    ]  # fmt: skip
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines)
+
+
+def last_stage(arm: str) -> str:
+    """The stage that made the arm's policy. Raises InputError for arms without training."""
+    if arm not in ARMS or not (ARMS[arm].rl or ARMS[arm].sft):
+        trained = ", ".join(name for name, one in ARMS.items() if one.rl or one.sft)
+        raise InputError(f"{arm!r} has no trained policy: choose one of {trained}.")
+    return "04_grpo" if ARMS[arm].rl else "03_sft"
+
+
+def done(profile: str, stage: str, arm: str | None, seed: int) -> manifest.Manifest:
+    """A finished step's manifest; its files need not all be here (models are not committed)."""
+    path = paths.manifest_path(profile, stage, arm, seed)
+    if not path.is_file():
+        make = manifest.command(profile, stage, arm, seed)
+        raise InputError(
+            f"{manifest.label(stage, arm, seed)} of profile {profile} was not run: `{make}` makes it."
+        )
+    return manifest.load(path)
+
+
+def settings_rows(profile: str, arm: str, seed: int) -> list[tuple[str, object]]:
+    """(setting, value) of the arm's training stages, from their manifests."""
+    stages = [stage for stage, used in (("03_sft", ARMS[arm].sft), ("04_grpo", ARMS[arm].rl)) if used]
+    rows = []
+    for stage in stages:
+        section = {"03_sft": "sft", "04_grpo": "grpo"}[stage]
+        values = done(profile, stage, arm, seed).parameters[section]
+        rows += [(f"{section}.{name}", value) for name, value in values.items()]
+    return rows
+
+
+def evaluation(profile: str, arm: str, seed: int) -> str:
+    path = paths.step_dir(profile, "05_eval", arm, seed) / "summary.csv"
+    if not path.is_file():
+        return "Not evaluated yet."
+    return pd.read_csv(path)[["benchmark", "items", "samples", "pass@1", "parse_failures"]].to_markdown(
+        index=False, floatfmt=".3f"
+    )
+
+
+def facts(step: manifest.Manifest) -> list[tuple[str, object]]:
+    shown = ("python", "torch", "transformers", "trl", "peft", "unsloth", "vllm")
+    return [
+        ("commit", step.commit), ("code", step.code[:16]), ("finished", f"{step.finished:%Y-%m-%d %H:%M} UTC"),
+        ("hours", round(step.wall_s / 3600, 2)),
+        *((name, step.versions[name]) for name in shown if name in step.versions),
+    ]  # fmt: skip
+
+
+def table(rows: list[tuple[str, object]]) -> str:
+    return "\n".join(["| | |", "|:--|:--|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def push(files: Path, card: str, repository: str, kind: str) -> str:
+    """Put the files and the card into a hub's repository, private where it is made; returns its address.
+
+    kind: model or dataset. Raises InputError when the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as folder:
+        staged = Path(folder) / "files"
+        shutil.copytree(files, staged, ignore=shutil.ignore_patterns("checkpoints*", ".*"))
+        disk.write_text(staged / "README.md", card)
+        try:
+            address = HfApi().create_repo(repository, repo_type=kind, private=True, exist_ok=True)
+            HfApi().upload_folder(repo_id=repository, folder_path=staged, repo_type=kind)
+        except Exception as error:
+            raise InputError(
+                f"{repository} was not written ({first_line(error)}): check the network, the name and `hf auth login`."
+            ) from error
+    return str(address)
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write a model card (with --arm) or a data card.")
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--arm")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--push", metavar="NAME/REPO", help="also upload: the policy with --arm, else the training sets"
+    )
+    options = parser.parse_args(words)
+    try:
+        profile, arm, seed = options.profile, options.arm, options.seed
+        card = model_card(profile, arm, seed) if arm else data_card(profile, seed)
+        name = f"{arm}_seed{seed}.md" if arm else f"data_seed{seed}.md"
+        target = paths.results_root() / profile / "cards" / name
+        disk.write_text(target, card)
+        print(f"{target} is written.")
+        if options.push:
+            stage = last_stage(arm) if arm else "02_split"
+            step = manifest.require(
+                profile, stage, arm, seed
+            )  # with its files, which are what their hashes say
+            files = step.folder / "policy" if arm else step.folder
+            print(f"{push(files, card, options.push, 'model' if arm else 'dataset')} is written.")
+    except InputError as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""RL on several nodes with verl (0.9), the engine that the paper used; everything else stays as it is.
+
+    python -m dereason_utils.multi_node --profile paper --arm dereason --seed 0 --nodes 4 --folder out
+
+writes the arm's RL problems as verl reads them and run.sh, which gives verl the profile's numbers. verl calls
+`compute_score` below, so that the reward is the evaluation's checker here too. verl has an environment of its own,
+in which this package is installed without dependencies but math-verify, sympy and pint; it is no part of our locks.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from dereason_utils import disk, manifest, paths, profiles, prompts, schema
+from dereason_utils.errors import InputError
+from dereason_utils.split import ARMS
+
+AGGREGATION = {"dapo": "token-mean", "grpo": "seq-mean-token-mean", "dr_grpo": "seq-mean-token-sum-norm"}
+
+
+def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: dict, **_) -> float:
+    """verl's hook for a reward: 1 if the completion's answer is right, else 0 (paper, Eq. 2)."""
+    from dereason_utils.verify import verify
+
+    verdict = verify(extra_info["question"], ground_truth, solution_str, extra_info["answer_type"])
+    return float(verdict.verdict == "correct")
+
+
+def rows(problems: pd.DataFrame) -> pd.DataFrame:
+    """The problems in verl's columns; it renders the messages with the model's chat template.
+
+    problems: columns id, question, answer, answer_type. Problems whose gold answer cannot be scored have no reward of
+    None in verl, so the caller leaves them out.
+    """
+    return pd.DataFrame(
+        {
+            "data_source": "dereason",
+            "prompt": [prompts.policy_messages(question) for question in problems["question"]],
+            "ability": "reasoning",
+            "reward_model": [{"style": "rule", "ground_truth": answer} for answer in problems["answer"]],
+            "extra_info": problems[["id", "question", "answer_type"]].to_dict("records"),
+        }
+    )
+
+
+def scorable(problems: pd.DataFrame) -> pd.DataFrame:
+    """Without the problems whose own gold answer the checker cannot score."""
+    from dereason_utils.verify import verify_many
+
+    golds = [f"\\boxed{{{answer}}}" for answer in problems["answer"]]
+    columns = (list(problems[name]) for name in ("question", "answer", "answer_type"))
+    question, answer, kind = columns
+    verdicts = verify_many(question, answer, golds, kind)
+    return problems[[verdict.verdict != "unscorable" for verdict in verdicts]].reset_index(drop=True)
+
+
+def options(
+    profile: profiles.Profile, policy: str, data: str, folder: str, seed: int, nodes: int
+) -> dict[str, object]:
+    """verl's settings, by their dotted names, from the profile's. Raises InputError for what verl cannot do."""
+    rl, model = profile.grpo, profile.model
+    if rl.mask_truncated:
+        raise InputError("grpo.mask_truncated has no counterpart in verl: set it to false.")
+    actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    return {
+        "algorithm.adv_estimator": "grpo",
+        "algorithm.norm_adv_by_std_in_grpo": rl.scale_rewards,
+        "data.train_files": data,
+        "data.val_files": data,
+        "data.train_batch_size": rl.prompts_per_step,
+        "data.max_prompt_length": model.max_length - rl.max_completion,
+        "data.max_response_length": rl.max_completion,
+        "data.filter_overlong_prompts": True,
+        "data.seed": seed,
+        "actor_rollout_ref.model.path": policy,
+        f"{actor}.optim.lr": rl.learning_rate,
+        f"{actor}.optim.lr_warmup_steps_ratio": rl.warmup_share,
+        f"{actor}.optim.lr_scheduler_type": rl.schedule,
+        f"{actor}.optim.weight_decay": rl.weight_decay,
+        f"{actor}.grad_clip": rl.max_grad_norm,
+        f"{actor}.ppo_mini_batch_size": rl.prompts_per_step // rl.updates_per_step,
+        f"{actor}.ppo_micro_batch_size_per_gpu": rl.micro_batch_size,
+        f"{actor}.clip_ratio_low": rl.clip_low,
+        f"{actor}.clip_ratio_high": rl.clip_high,
+        f"{actor}.loss_agg_mode": AGGREGATION[rl.loss],
+        f"{actor}.use_kl_loss": rl.kl_weight > 0,
+        f"{actor}.kl_loss_coef": rl.kl_weight,
+        f"{actor}.entropy_coeff": 0,
+        f"{rollout}.name": "vllm",
+        f"{rollout}.n": rl.group_size,
+        f"{rollout}.temperature": rl.temperature,
+        f"{rollout}.gpu_memory_utilization": profile.hardware.memory_share,
+        f"{rollout}.tensor_model_parallel_size": 1,
+        f"{rollout}.log_prob_micro_batch_size_per_gpu": rl.micro_batch_size,
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": rl.micro_batch_size,
+        "reward.custom_reward_function.path": str(Path(__file__)),
+        "reward.custom_reward_function.name": "compute_score",
+        "trainer.total_training_steps": rl.steps,
+        "trainer.save_freq": max(1, rl.save_every // rl.updates_per_step),
+        "trainer.test_freq": -1,
+        "trainer.val_before_train": False,
+        "trainer.n_gpus_per_node": profile.hardware.processes,
+        "trainer.nnodes": nodes,
+        "trainer.logger": "[console]",
+        "trainer.default_local_dir": f"{folder}/checkpoints",
+    }
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write an arm's RL problems and settings for verl.")
+    parser.add_argument("--profile", default="paper")
+    parser.add_argument("--arm", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--folder", type=Path, required=True)
+    given = parser.parse_args(words)
+    try:
+        profile = profiles.load(given.profile)
+        if given.arm not in ARMS or not ARMS[given.arm].rl:
+            raise InputError(
+                f"{given.arm!r} has no RL stage: choose one of {', '.join(n for n, a in ARMS.items() if a.rl)}."
+            )
+        if len(ARMS[given.arm].rl) > 1:
+            raise InputError(f"{given.arm} has several RL phases: verl is given one, so choose another arm.")
+        splits = manifest.require(given.profile, "02_split", seed=given.seed)
+        columns = ["id", "question", "answer", "answer_type"]
+        problems = schema.read(splits, f"{given.arm}_rl.parquet", columns)
+        kept = scorable(problems)
+        policy = profile.model.name
+        if ARMS[given.arm].sft:
+            policy = str(paths.step_dir(given.profile, "03_sft", given.arm, given.seed) / "policy")
+        data = given.folder.resolve() / "train.parquet"
+        settings = options(profile, policy, str(data), str(given.folder.resolve()), given.seed, given.nodes)
+    except InputError as error:
+        sys.exit(f"Error: {error}")
+    disk.write_table(data, rows(kept))
+    command = [
+        "python -m verl.trainer.main_ppo",
+        *(shlex.quote(f"{name}={value}") for name, value in settings.items()),
+    ]
+    disk.write_text(given.folder / "run.sh", "#!/usr/bin/env bash\n" + " \\\n  ".join(command) + "\n")
+    print(
+        f"{len(kept)} of {len(problems)} problems (the others' gold answers cannot be scored) and run.sh are in {given.folder}."
+    )
+
+
+if __name__ == "__main__":
+    main()
