@@ -78,8 +78,8 @@ def check(
 
     rows: (prompt, completion) tokens of one micro-batch, the longest there are. problems: columns id, steps, question,
     answer and answer_type. batch_setting: what to lower when memory runs out. sampler_log_probabilities: (model,
-    tokenizer, prompts, completions, temperature) -> what the sampler held its drawn tokens to be; the default reads
-    them once more, as `generate.sample` reads a prompt. Raises InputError with what is wrong and what to change.
+    tokenizer, prompts, completions, temperature) -> what the sampler held its drawn tokens to be; the default is what
+    vLLM says, and for our own sampler reads them once more, as it reads a prompt. Raises InputError with what is wrong and what to change.
     """
     began = time.perf_counter()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -89,7 +89,7 @@ def check(
     try:
         with torch.random.fork_rng():
             _update(model, tokenizer, rows, trained, settings)
-            ratio = _compare(model, tokenizer, problems, settings, sampler_log_probabilities or read_again)
+            ratio = _compare(model, tokenizer, problems, settings, sampler_log_probabilities)
             right = _evaluate(model, tokenizer, problems, settings)
     except torch.OutOfMemoryError as error:
         longest = max(len(prompt) + len(completion) for prompt, completion in rows)
@@ -133,7 +133,7 @@ def _update(model, tokenizer, rows, trained, settings: Profile) -> None:
         )
 
 
-def _compare(model, tokenizer, problems, settings: Profile, sampler: LogProbabilities) -> float:
+def _compare(model, tokenizer, problems, settings: Profile, sampler: LogProbabilities | None) -> float:
     """The mean importance ratio of tokens that the sampler drew with the updated weights."""
     style, temperature = settings.model.prompt_style, settings.grpo.temperature
     longest = problems.loc[problems["question"].str.len().nlargest(PROMPTS).index, "question"]
@@ -143,7 +143,9 @@ def _compare(model, tokenizer, problems, settings: Profile, sampler: LogProbabil
         batch_size=PROMPTS * COPIES,
     )  # fmt: skip
     rows = [(prompt, each.tokens) for prompt, group in zip(asked, drawn, strict=True) for each in group]
-    held = sampler(model, tokenizer, *map(list, zip(*rows, strict=True)), temperature)
+    held = [each.log_probabilities for group in drawn for each in group]
+    if sampler or held[0] is None:
+        held = (sampler or read_again)(model, tokenizer, *map(list, zip(*rows, strict=True)), temperature)
     with torch.no_grad():
         chosen, mask = _trainers(model, tokenizer, rows, temperature)
     own = chosen[mask].float().cpu()

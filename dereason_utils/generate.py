@@ -42,11 +42,15 @@ class RoomyLayer(DynamicLayer):
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled completion: `tokens` includes the end token if one was drawn, `entropy` is nats per token."""
+    """One sampled completion: `tokens` includes the end token if one was drawn, `entropy` is nats per token.
+
+    log_probabilities: the tokens', by the sampler; None from our own loop, which reads the trainer's very weights.
+    """
 
     tokens: list[int]
     ended: bool
     entropy: float
+    log_probabilities: list[float] | None = None
 
 
 def draw(
@@ -89,12 +93,21 @@ def sample(
     """Sample `copies` completions for each tokenised prompt; result [prompts][copies], in the order given.
 
     A batch holds at most `batch_size` completions. `on_batch` is called with the number of finished prompts and the
-    new completions. On a GPU gpu.py samples instead, in batches of its own.
+    new completions. On a GPU gpu.py samples instead, and on a CPU vLLM does for a policy that was loaded with it; they
+    make batches of their own.
     """
     if model.device.type == "cuda":
         return gpu.sample(
             model, tokenizer, prompts, end_tokens(model, tokenizer), copies=copies, max_new_tokens=max_new_tokens,
             temperature=temperature, seed=seed, on_batch=on_batch, completion=Completion,
+        )  # fmt: skip
+    if hasattr(model, "vllm_engine"):
+        from dereason_utils import vllm_sampling  # which imports this module
+
+        vllm_sampling.refresh(model.vllm_engine, model)
+        return vllm_sampling.sample(
+            model.vllm_engine, end_tokens(model, tokenizer), prompts, copies=copies, max_new_tokens=max_new_tokens,
+            temperature=temperature, seed=seed, on_batch=on_batch,
         )  # fmt: skip
     results: list[list[Completion]] = [[] for _ in prompts]
     generator = torch.Generator(device=model.device).manual_seed(seed)

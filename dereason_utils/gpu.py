@@ -1,6 +1,6 @@
 """What a GPU does differently: where the policy's files are, and vLLM as the sampler of rollouts and evaluation.
 
-None of it runs on a CPU but `by_generate`. tests/test_contracts.py holds every call against the sources of the
+Of it only `by_generate` and `correction_settings` are used on a CPU. tests/test_contracts.py holds every call against the sources of the
 releases that requirements-gpu.lock pins.
 """
 
@@ -53,7 +53,7 @@ def rollout_settings(hardware: Hardware, max_length: int, ends: list[int]) -> di
     """The fields of TRL's GRPOConfig that have vLLM draw the rollouts.
 
     ends: token ids that end a completion. vLLM reads them from the model's files, where a base model names another
-    one than the chat template's. The ratio of trainer to sampler is capped, because the two round differently.
+    one than the chat template's.
     """
     return {
         "use_vllm": True,
@@ -62,12 +62,19 @@ def rollout_settings(hardware: Hardware, max_length: int, ends: list[int]) -> di
         "vllm_gpu_memory_utilization": hardware.memory_share,
         "vllm_max_model_length": max_length,
         "vllm_enable_sleep_mode": False,
+        **correction_settings(hardware),
+        "generation_kwargs": {"stop_token_ids": ends},
+        "top_k": -1,  # all tokens; 0, which means the same to TRL, is changed to -1 by Unsloth
+    }
+
+
+def correction_settings(hardware: Hardware) -> dict:
+    """Fields of GRPOConfig: each token counts by the ratio of trainer to sampler, capped; the two round differently."""
+    return {
         "vllm_importance_sampling_correction": True,
         "vllm_importance_sampling_mode": "token_truncate",
         "vllm_importance_sampling_clip_max": hardware.ratio_cap,
         "vllm_importance_sampling_clip_min": None,
-        "generation_kwargs": {"stop_token_ids": ends},
-        "top_k": -1,  # all tokens; 0, which means the same to TRL, is changed to -1 by Unsloth
     }
 
 
@@ -88,7 +95,7 @@ def sample(
 ) -> list[list]:  # fmt: skip
     """`generate.sample` on a GPU: with vLLM if the policy was loaded with it, else with Hugging Face's `generate`.
 
-    rows: tokenised prompts. completion: makes the result from (tokens, ended, entropy).
+    rows: tokenised prompts. completion: makes the result from (tokens, ended, entropy) and vLLM's log-probabilities.
     """
     draw = by_vllm if hasattr(model, "vllm_engine") else by_generate
     drawn = draw(model, tokenizer, rows, ends, copies, max_new_tokens, temperature, seed)
@@ -98,7 +105,10 @@ def sample(
 
 
 def by_vllm(model, tokenizer, rows, ends, copies, max_new_tokens, temperature, seed) -> list[list[tuple]]:
-    """(tokens, ended, entropy) for each prompt and copy. The entropy is an estimate: the mean of -log p of what was drawn."""
+    """(tokens, ended, entropy, log-probabilities) for each prompt and copy.
+
+    The entropy is an estimate: the mean of -log p of what was drawn.
+    """
     from vllm import SamplingParams
 
     sampling = [
@@ -117,13 +127,12 @@ def by_vllm(model, tokenizer, rows, ends, copies, max_new_tokens, temperature, s
         )
         asked = [{"prompt_token_ids": row} for row in rows]
         outputs = model.fast_generate(asked, sampling_params=sampling, lora_request=adapter, use_tqdm=False)
-    return [
-        [
-            (list(one.token_ids), one.finish_reason == "stop", -one.cumulative_logprob / len(one.token_ids))
-            for one in output.outputs
-        ]
-        for output in outputs
-    ]
+    return [[_parts(one) for one in output.outputs] for output in outputs]
+
+
+def _parts(one) -> tuple[list[int], bool, float, list[float]]:
+    held = [at[token].logprob for token, at in zip(one.token_ids, one.logprobs, strict=True)]
+    return list(one.token_ids), one.finish_reason == "stop", -sum(held) / len(held), held
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from dereason_utils import disk, generate, gpu, prompts, sharded, training
+from dereason_utils import disk, generate, gpu, prompts, sharded, training, vllm_sampling
 from dereason_utils.cpu_llama import causal_model, quick_training
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Grpo, Hardware
@@ -50,7 +50,8 @@ def train(
 
     folder: where checkpoints and the rollouts of each step live; training goes on from the last whole checkpoint.
     hardware: who draws the rollouts, and how many processes train (sharded.py); None is our own sampler in this one.
-    max_length: tokens of prompt and completion together, which vLLM makes room for.
+    A policy that was loaded with vLLM on a CPU draws them itself. max_length: tokens of prompt and completion together,
+    which TRL's vLLM makes room for.
     """
     if hardware and hardware.processes > training.world_size():
         job = {"problems": problems[["id", "question", "answer", "answer_type"]].to_dict("records"), "style": style,
@@ -66,7 +67,10 @@ def train(
     )  # fmt: skip
     fields = trainer_settings(model, settings, seed)
     rows = problems[["id", "question", "answer", "answer_type"]].assign(prompt=problems["question"])
-    if by_vllm := hardware is not None and hardware.sampler == "vllm":
+    own_engine = model.device.type == "cpu" and hasattr(model, "vllm_engine")
+    if own_engine:
+        fields |= gpu.correction_settings(hardware)
+    if by_vllm := hardware is not None and hardware.sampler == "vllm" and not own_engine:
         ends = generate.end_tokens(model, tokenizer)
         fields |= gpu.rollout_settings(hardware, max_length, ends)
         rows["prompt"] = gpu.prompt_texts(list(problems["question"]), tokenizer, style)
@@ -80,6 +84,8 @@ def train(
         callbacks=[mark_whole(), progress_callback("GRPO", ("reward", "entropy_sampled")), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
+    if own_engine:
+        vllm_sampling.let_trl_correct(trainer)
     with quick_training(model, [prompts.tokenise_prompt(q, tokenizer, style) for q in problems["question"]]):
         return step_table(train_to_end(trainer, start), settings.updates_per_step)
 
@@ -140,7 +146,10 @@ def rollout_function(tokenizer, style: str, settings: Grpo, seed: int):
         return {
             "prompt_ids": [prompt for prompt in ids for _ in range(settings.group_size)],
             "completion_ids": [completion.tokens for completion in flat],
-            "logprobs": None,  # the update follows the rollout at once: the ratio's denominator is the policy itself
+            # None from our own sampler: the update follows at once, and the ratio's denominator is the policy itself.
+            "logprobs": None
+            if flat[0].log_probabilities is None
+            else [each.log_probabilities for each in flat],
             "sampled_entropy": [completion.entropy for completion in flat],
             "rollout_s": [time.perf_counter() - began] * len(flat),
         }

@@ -160,7 +160,8 @@ def load_policy(
     changes nothing yet (initialised by `seed`). The adapter stays apart from the weights, for sampling too: merged
     into bfloat16 weights, updates below their rounding would be lost. On a GPU `save_policy` merges all the same,
     because vLLM and the next stage's fresh adapter want one set of 16-bit weights; 4-bit weights are for training.
-    hardware: given where many completions are drawn; a GPU then gets vLLM on the same weights, if it is the sampler.
+    hardware: given where many completions are drawn. If vLLM is the sampler, a GPU then has it on the same weights, and
+    a CPU has an engine beside the policy, which `generate.sample` hands the weights to.
     """
     from unsloth import FastLanguageModel  # must come before trl, transformers and peft  # isort: skip
     import torch
@@ -169,6 +170,12 @@ def load_policy(
     from dereason_utils import gpu as gpus
 
     gpu = torch.cuda.is_available()
+    engine = hardware is not None and hardware.sampler == "vllm" and not gpu
+    if engine and hardware.server:
+        raise InputError(
+            "hardware.server hands weights over between GPUs, and none is here: leave it null; vLLM's CPU build samples "
+            "in this process."
+        )
     if gpu:
         where = gpus.local_copy(where, settings.revision)
     for folder in filter(None, (where, policy)):
@@ -178,8 +185,9 @@ def load_policy(
     full = settings.full_finetuning
     # What a GPU only samples with. With several processes those train (sharded.py), and this one never does.
     frozen = gpu and (not train or (hardware is not None and hardware.processes > 1))
+    whole = str(policy) if policy and (full or gpu) else where
     model, tokenizer = FastLanguageModel.from_pretrained(
-        str(policy) if policy and (full or gpu) else where,
+        whole,
         max_seq_length=settings.max_length,
         # Full-parameter updates of a small learning rate vanish in bfloat16: such weights are kept in float32.
         dtype=torch.bfloat16 if settings.bfloat16 and (not full or frozen) else torch.float32,
@@ -209,6 +217,12 @@ def load_policy(
         end_with_turn(tokenizer)
     check_tokens(model, tokenizer)
     model.train(train)
+    if engine:
+        from dereason_utils import vllm_sampling
+
+        model.vllm_engine = vllm_sampling.engine(
+            whole, max_length=settings.max_length, memory_share=hardware.memory_share, seed=seed
+        )
     return model, tokenizer
 
 

@@ -240,13 +240,13 @@ def _eval(profile, shape, precision, machine, steps) -> Need:
     settings, (prompt, longest) = profile.eval, _prompt(profile)
     mean = COMPLETION_SHARE * settings.max_completion
     drawn = _completions(profile) * mean
-    held, share = int(prompt + mean / 2), _vllm_share(profile, machine)
-    if share:
+    held = int(prompt + mean / 2)
+    if machine.gpu and profile.hardware.sampler == "vllm":
         weights = memory.weights(shape, memory.Precision(memory.BFLOAT16, None))
-        pool = share * machine.memory / USABLE - weights
+        pool = settings.memory_share * machine.memory / USABLE - weights
         parts = {"weights": weights, "KV cache": pool}
         return Need("05_eval", steps, shape, parts, 0, drawn, _fitting(shape, pool, held), held,
-                    "model.max_length", "hardware.memory_share", longest + settings.max_completion)  # fmt: skip
+                    "model.max_length", "eval.memory_share", longest + settings.max_completion)  # fmt: skip
     parts = _own_sampler(shape, precision, machine, settings.batch_size, longest + settings.max_completion)
     return Need("05_eval", steps, shape, parts, 0, drawn, settings.batch_size, held,
                 "eval.batch_size or eval.max_completion")  # fmt: skip

@@ -6,9 +6,11 @@ before vLLM is imported; what the user has set there stays.
 
 import os
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import torch
 
+from dereason_utils.errors import InputError
 from dereason_utils.generate import Completion
 
 # One process, so that weights can be handed over without a copy; threads as OMP_NUM_THREADS says; 1 GB for keys and values.
@@ -21,14 +23,19 @@ def engine(where: str, *, revision: str | None = None, max_length: int, memory_s
     """vLLM's engine for the model at `where` (a folder, or a hub id with its revision).
 
     memory_share: part of the device's memory that it may take. Log-probabilities are those of the distribution that
-    tokens are drawn from, temperature included.
+    tokens are drawn from, temperature included. Raises InputError where vLLM is not installed.
     """
     on_cpu = not torch.cuda.is_available()
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # vLLM would report its use to its makers
     for name, value in ON_CPU.items() if on_cpu else ():
         os.environ.setdefault(name, value)
-    from vllm import LLM
-
+    try:
+        from vllm import LLM
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "vLLM is not installed: set hardware.sampler to own (and judge.via and teacher.via to an address), or use an "
+            "environment that has it; `make test-vllm` sets up .venv-vllm with its CPU build."
+        ) from error
     if on_cpu and torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()  # where there are AMX tiles, the first product dies without it
     # A CPU's random generator cannot be set back, which vLLM does for a seeded request whose prompt is read in parts.
@@ -43,7 +50,7 @@ def engine(where: str, *, revision: str | None = None, max_length: int, memory_s
 
 def sample(
     llm,
-    tokenizer,
+    ends: list[int],
     prompts: list[list[int]],
     *,
     copies: int = 1,
@@ -54,12 +61,13 @@ def sample(
 ) -> list[list[Completion]]:
     """`generate.sample` with vLLM's engine: `copies` completions of each tokenised prompt, [prompts][copies].
 
-    Every completion has a seed of its own, made from `seed` and its place. `entropy` is an estimate: the mean negative
-    log-probability of the drawn tokens, whose expectation per token is the entropy (at every temperature above 0).
+    ends: the tokens that end a completion. Every completion has a seed of its own, made from `seed` and its place.
+    `entropy` is an estimate: the mean negative log-probability of the drawn tokens, whose expectation per token is the
+    entropy (at every temperature above 0).
     """
     outputs = draw(
         llm,
-        tokenizer,
+        ends,
         prompts,
         copies=copies,
         max_new_tokens=max_new_tokens,
@@ -68,13 +76,14 @@ def sample(
     )
     flat = []
     for output in outputs:
-        surprise = -sum(log_probabilities(output)) / len(output.token_ids) if temperature else 0.0
-        flat.append(Completion(list(output.token_ids), output.finish_reason == "stop", surprise))
+        held = log_probabilities(output)
+        surprise = -sum(held) / len(held) if temperature else 0.0
+        flat.append(Completion(list(output.token_ids), output.finish_reason == "stop", surprise, held))
     on_batch(len(prompts), flat)
     return [flat[start : start + copies] for start in range(0, len(flat), copies)]
 
 
-def draw(llm, tokenizer, prompts, *, copies: int, max_new_tokens: int, temperature: float, seed: int) -> list:
+def draw(llm, ends, prompts, *, copies: int, max_new_tokens: int, temperature: float, seed: int) -> list:
     """vLLM's own outputs, flat: the copies of the first prompt, then of the second, ..."""
     from vllm import SamplingParams
 
@@ -82,7 +91,7 @@ def draw(llm, tokenizer, prompts, *, copies: int, max_new_tokens: int, temperatu
     sampling = [
         SamplingParams(
             max_tokens=max_new_tokens, temperature=temperature, top_p=1.0, top_k=-1, logprobs=0,
-            seed=seed * 1_000_003 % 2**31 + number, stop_token_ids=[tokenizer.eos_token_id],
+            seed=seed * 1_000_003 % 2**31 + number, stop_token_ids=ends, detokenize=False,
         )
         for number in range(len(repeated))
     ]  # fmt: skip
@@ -98,6 +107,15 @@ def refresh(llm, model) -> None:
     """Give the engine the policy's weights as they are now, with an adapter merged, and forget what it had read."""
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged_weights(model)})
     llm.reset_prefix_cache()
+
+
+def let_trl_correct(trainer) -> None:
+    """Have TRL weigh drawn tokens by the ratio of the trainer's to the engine's probability, as for a vLLM of its own.
+
+    TRL does so only with an engine that it has made and hands the weights to; `generate.sample` does that here.
+    """
+    trainer.use_vllm, trainer._last_loaded_step = True, -1
+    trainer.vllm_generation = SimpleNamespace(sync_weights=lambda: None)
 
 
 @torch.no_grad()

@@ -140,7 +140,7 @@ def _has(tree, name):
 
 def test_what_we_read_of_a_reply_is_there():
     known = wheels.fields(wheels.module("vllm", "vllm/outputs.py"), "CompletionOutput")
-    assert {"token_ids", "finish_reason", "cumulative_logprob", "text"} <= known
+    assert {"token_ids", "finish_reason", "logprobs", "text"} <= known
     prompt = wheels.module("vllm", "vllm/inputs/llm.py")
     assert "prompt_token_ids" in wheels.fields(prompt, "TokensPrompt")
 

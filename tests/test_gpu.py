@@ -14,6 +14,7 @@ import torch
 import unsloth
 
 from dereason_utils import generate, gpu, models, profiles, training
+from dereason_utils.errors import InputError
 
 
 @pytest.fixture
@@ -100,8 +101,10 @@ def test_vllm_is_asked_for_every_copy_with_its_own_seed_and_our_end_tokens(monke
 
     def fast_generate(prompts, sampling_params, lora_request, use_tqdm):
         asked.update(prompts=prompts, sampling=sampling_params, adapter=lora_request)
-        one = SimpleNamespace(token_ids=(5, 6), finish_reason="stop", cumulative_logprob=-3.0)
-        cut = SimpleNamespace(token_ids=(5, 6, 7), finish_reason="length", cumulative_logprob=-1.5)
+        at = [{token: SimpleNamespace(logprob=-1.5)} for token in (5, 6)]
+        one = SimpleNamespace(token_ids=(5, 6), finish_reason="stop", logprobs=at)
+        at = [{token: SimpleNamespace(logprob=-0.5)} for token in (5, 6, 7)]
+        cut = SimpleNamespace(token_ids=(5, 6, 7), finish_reason="length", logprobs=at)
         return [SimpleNamespace(outputs=[one, cut]) for _ in prompts]
 
     model = SimpleNamespace(
@@ -114,8 +117,9 @@ def test_vllm_is_asked_for_every_copy_with_its_own_seed_and_our_end_tokens(monke
         model, SimpleNamespace(eos_token_id=4), [[1, 2], [3]], copies=2, max_new_tokens=3, temperature=0.7, seed=10,
         batch_size=1, on_batch=lambda done, batch: seen.append((done, len(batch))),
     )  # fmt: skip
-    first = generate.Completion([5, 6], True, 1.5)
-    assert drawn == [[first, generate.Completion([5, 6, 7], False, 0.5)]] * 2 and seen == [(2, 4)]
+    first = generate.Completion([5, 6], True, 1.5, [-1.5, -1.5])
+    second = generate.Completion([5, 6, 7], False, 0.5, [-0.5] * 3)
+    assert drawn == [[first, second]] * 2 and seen == [(2, 4)]
     assert asked["prompts"] == [{"prompt_token_ids": [1, 2]}, {"prompt_token_ids": [3]}]
     assert asked["adapter"] == ("adapter", True)
     assert [params.seed for params in asked["sampling"]] == [10, 12]
@@ -142,3 +146,20 @@ def test_the_shipped_fsdp_settings_are_accelerates(tmp_path):
     plugin = FullyShardedDataParallelPlugin(**arguments)
     assert plugin.fsdp_version == 2 and plugin.reshard_after_forward and plugin.activation_checkpointing
     assert "FULL_STATE_DICT" in str(plugin.state_dict_type)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, "vLLM is not installed: set hardware.sampler to own"),
+        ({"server": "http://localhost:8000"}, "hardware.server hands weights over between GPUs"),
+    ],
+)
+def test_vllm_on_a_cpu_that_cannot_be_had_is_one_sentence(tmp_path, monkeypatch, changed, says):
+    folder = small_policy.build(tmp_path / "base")
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    hardware = profiles.load("cpu").hardware.model_copy(update={"sampler": "vllm", **changed})
+    with pytest.raises(InputError, match=says) as caught:
+        models.load_policy(str(folder), small_policy.settings(folder), 0, train=True, hardware=hardware)
+    assert "\n" not in str(caught.value)

@@ -39,15 +39,15 @@ class Model(Section):
 
 
 class Hardware(Section):
-    """What trains and samples. On a CPU: one process and this package's own sampler.
+    """What trains and samples.
 
     sampler "own" is generate.py; "vllm" is vLLM, inside the training process or, if `server` is set, behind that
-    address (`trl vllm-serve`).
+    address (`trl vllm-serve`). What is installed does not choose: results must not depend on it.
     """
 
     processes: PositiveInt  # of training, one for each GPU; above 1 accelerate shards the policy
     sampler: Literal["own", "vllm"]
-    memory_share: Share  # of a GPU's memory that vLLM takes where training shares the GPU with it
+    memory_share: Share  # of the memory, a GPU's or else the computer's, that vLLM takes beside the training
     server: str | None  # such as http://host:8000
     ratio_cap: (
         PositiveFloat  # upper bound of the ratio of the trainer's to vLLM's probability of a drawn token
@@ -229,6 +229,9 @@ class Eval(Section):
     temperature: NonNegativeFloat  # 0 = greedy
     max_completion: PositiveInt
     batch_size: PositiveInt
+    memory_share: (
+        Share  # of the memory, a GPU's or else the computer's, that vLLM takes if hardware.sampler is vllm
+    )
     reasoning_gym_size: PositiveInt
     seed: NonNegativeInt
     model_verifier: str | None  # a model's name as for policies, a hub id as name@commit; null: rules alone

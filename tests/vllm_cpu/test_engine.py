@@ -63,10 +63,10 @@ def test_judge_teacher_and_verifier_reply_the_same_when_asked_again(ask, tempera
 
 def test_rollouts_have_the_form_of_generate_and_repeat_with_the_seed(llm, policy, ids):
     options = {"copies": 3, "max_new_tokens": LENGTH, "temperature": 1.0}
-    drawn = vllm_sampling.sample(llm, policy[1], ids, seed=5, **options)
+    drawn = vllm_sampling.sample(llm, [policy[1].eos_token_id], ids, seed=5, **options)
     assert [len(group) for group in drawn] == [3] * len(ids)
-    assert drawn == vllm_sampling.sample(llm, policy[1], ids, seed=5, **options)
-    assert drawn != vllm_sampling.sample(llm, policy[1], ids, seed=6, **options)
+    assert drawn == vllm_sampling.sample(llm, [policy[1].eos_token_id], ids, seed=5, **options)
+    assert drawn != vllm_sampling.sample(llm, [policy[1].eos_token_id], ids, seed=6, **options)
     for completion in (one for group in drawn for one in group):
         assert completion.ended == (completion.tokens[-1] == policy[1].eos_token_id)
         assert completion.ended or len(completion.tokens) == LENGTH
@@ -76,7 +76,7 @@ def test_the_entropy_estimate_agrees_with_the_exact_entropy(llm, policy, ids):
     model, tokenizer = policy
     options = {"copies": 24, "max_new_tokens": LENGTH, "temperature": 1.0, "seed": 1}
     exact = generate.sample(model, tokenizer, ids, batch_size=96, **options)
-    assert mean_entropy(vllm_sampling.sample(llm, tokenizer, ids, **options)) == pytest.approx(
+    assert mean_entropy(vllm_sampling.sample(llm, [tokenizer.eos_token_id], ids, **options)) == pytest.approx(
         mean_entropy(exact), rel=0.15
     )
 
@@ -90,7 +90,7 @@ def ratios(llm, policy, ids, temperature):
     """exp(trainer's minus sampler's log-probability) of every drawn token."""
     model, tokenizer = policy
     out = vllm_sampling.draw(
-        llm, tokenizer, ids, copies=4, max_new_tokens=LENGTH, temperature=temperature, seed=2
+        llm, [tokenizer.eos_token_id], ids, copies=4, max_new_tokens=LENGTH, temperature=temperature, seed=2
     )
     asked = [prompt for prompt in ids for _ in range(4)]
     differences = []
