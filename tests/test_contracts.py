@@ -109,9 +109,9 @@ def test_unsloth_samples_rollouts_from_the_adapter_and_not_from_the_base_model()
 
 def test_sampling_arguments_are_vllms():
     known = wheels.fields(wheels.module("vllm", "vllm/sampling_params.py"), "SamplingParams")
-    for file in ("gpu.py", "chat.py"):
-        for call in wheels.own_calls(file, "SamplingParams"):
-            assert {keyword.arg for keyword in call.keywords} <= known and not call.args
+    for file in ("gpu.py", "chat.py", "vllm_sampling.py"):
+        (call,) = wheels.own_calls(file, "SamplingParams")
+        assert {keyword.arg for keyword in call.keywords} <= known and not call.args
     rollouts = gpu.rollout_settings(profiles.load("single_gpu").hardware, 4096, [1])
     assert set(rollouts["generation_kwargs"]) <= known
 
@@ -120,8 +120,8 @@ def test_engine_arguments_are_vllms():
     engine = wheels.find(wheels.module("vllm", "vllm/entrypoints/llm.py"), "LLM")
     names = wheels.parameters(wheels.find(engine, "__init__"))[1]
     names |= wheels.fields(wheels.module("vllm", "vllm/engine/arg_utils.py"), "EngineArgs")
-    for call in wheels.own_calls("chat.py", "LLM"):
-        assert {keyword.arg for keyword in call.keywords} <= names
+    (call,) = wheels.own_calls("vllm_sampling.py", "LLM")
+    assert {keyword.arg for keyword in call.keywords if keyword.arg} <= names
     (call,) = wheels.own_calls("chat.py", "chat")
     mixins = [
         wheels.module("vllm", path)
