@@ -1,5 +1,6 @@
 # make reproduce [PROFILE=smoke|cpu|single_gpu|paper]   set up, run the six notebooks, draw tables and figures
 #                [PRESET=24gb|48gb|80gb]                with single_gpu: the card's memory
+# make reproduce SEED=3 [PROFILE=...]                     what one seed of a study needs, without the figures; then commit it
 # make test | make lint                                 set up, check
 # make pins                                             write the hub's commits into dereason_utils/profiles/pins.json
 # make test-vllm                                        the tests that need vLLM, in an environment of their own (3.5 GB)
@@ -7,6 +8,7 @@
 # make doctor                                           what is wrong with this installation
 # make test-locks                                       the GPU's lock resolves for three releases of Python
 # make test-contracts                                   the GPU's calls against the packages of its lock (350 MB)
+# make bench                                            this project beside plain TRL and the machine's ceiling (20 minutes)
 # make lab                                              JupyterLab with the right kernel
 # make figures [PROFILE=...]                            redraw from results/<profile>, no training
 # make push REPO=me/name [ARM=...] [SEED=0]             a policy, or without ARM the training sets, to a hub, with a card
@@ -33,17 +35,19 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 # Named by the lock's content: the environment is made again when that changes, and not when a checkout touches it.
 STAMP := $(VENV)/.made-from-$(shell cksum < $(LOCK) | cut -d ' ' -f 1)
-# --nolock: Snakemake's lock outlives a killed run; the Snakefile takes one that does not.
-SNAKEMAKE := $(PY) -m snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params input
+# --nolock: Snakemake's lock outlives a killed run; the Snakefile takes one that does not. What is to be run the Snakefile
+# finds out by the manifests, which are written last: Snakemake's own memory of interrupted or changed jobs is not asked.
+SNAKEMAKE := $(PY) -m snakemake --cores all --nolock --ignore-incomplete --rerun-triggers mtime
 
-.PHONY: reproduce figures plan doctor register pins push lab test test-vllm test-contracts test-locks lint setup clean
+.PHONY: reproduce figures plan doctor register pins push bench lab test test-vllm test-contracts test-locks lint setup clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: setup
-	@$(SNAKEMAKE) $(SNAKEMAKE_FLAGS) --config profile=$(PROFILE) $(if $(PRESET),preset=$(PRESET)) || { echo "Profile $(PROFILE) is not finished; the \
+	@$(SNAKEMAKE) $(SNAKEMAKE_FLAGS) --config profile=$(PROFILE) $(if $(PRESET),preset=$(PRESET)) $(if $(SEED),seed=$(SEED)) || { echo "Profile $(PROFILE) is not finished; the \
 	same command goes on from here (and with SNAKEMAKE_FLAGS= shows Snakemake's own messages)." >&2; exit 1; }
-	@echo "Profile $(PROFILE) is up to date: results/$(PROFILE)/06_figures has its tables and figures,"
-	@echo "papermill_runs/$(PROFILE) its executed notebooks."
+	@$(if $(SEED),echo "Profile $(PROFILE) is up to date for seed $(SEED): commit results/$(PROFILE) and go on.",\
+		echo "Profile $(PROFILE) is up to date: results/$(PROFILE)/06_figures has its tables and figures,"; \
+		echo "papermill_runs/$(PROFILE) its executed notebooks.")
 
 figures: setup
 	@$(PY) -m dereason_utils.run 06_figures --profile $(PROFILE)
@@ -66,6 +70,10 @@ pins: setup
 push: setup
 	@$(PY) -m dereason_utils.cards --profile $(PROFILE) $(if $(ARM),--arm $(ARM)) --seed $(or $(SEED),0) \
 		$(if $(REPO),--push $(REPO))
+
+# BENCH_FLAGS=--quick shows in a minute that it works; tests/bench/scale.py and million.py measure how costs grow.
+bench: setup
+	@$(PY) tests/bench/bench.py $(BENCH_FLAGS)
 
 # The environment of run.py's kernels, for notebooks that are run by hand.
 lab: export JUPYTER_PREFER_ENV_PATH = 1

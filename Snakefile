@@ -1,28 +1,40 @@
 # The six notebooks as a graph of profile x arm x seed. `make reproduce` runs it; by hand, on a cluster for example:
 #     snakemake --executor slurm --jobs 20 --set-threads sft=16 --config profile=paper   (and the flags in the Makefile)
-# A step is redone when the settings, the code (dereason_utils/sources.py says which) or the inputs of its result have
-# changed in content. No retries: what failed once fails again, and the same command goes on where a run was stopped.
+# Which steps are to be run is `workflow.to_do`'s answer, from the results folder alone: Snakemake's own records stay on one
+# machine, and a study goes on from what another has committed. So inputs are `ancient` (their dates say nothing in a clone)
+# and a step to be run has no manifest. No retries: what failed once fails again, and the same command goes on where a run
+# was stopped. A dry run (-n) lists them with the reasons. `--config seed=3` runs what one seed needs, without the figures.
 
 import json
 import os
 import shlex
 import sys
 
-from dereason_utils import manifest, paths, profiles, sources, workflow as study
+from dereason_utils import manifest, paths, profiles, workflow as study
 from dereason_utils.errors import InputError
 
 DRY_RUN = bool({"-n", "--dry-run", "--dryrun"} & set(sys.argv))  # while rules are read, Snakemake does not tell
 OVERRIDES = {**({"preset": config["preset"]} if "preset" in config else {}), **config.get("overrides", {})}
+SEED = config.get("seed")
 try:
     PROFILE = profiles.load(config.get("profile", "cpu"), OVERRIDES)
+    STEPS = study.steps(PROFILE)
+    WANTED = STEPS if SEED is None else [key for key in STEPS if key.seed == int(SEED)]
     if workflow.is_main_process and not DRY_RUN:
         (paths.results_root() / PROFILE.name).mkdir(parents=True, exist_ok=True)
         manifest.hold(paths.results_root() / PROFILE.name)  # Snakemake's own lock would outlive a killed process
-        for path in study.made_otherwise(PROFILE):
-            print(f"{path} was made with other settings or code, so its step is done again.", file=sys.stderr)
-            path.unlink()
+    if workflow.is_main_process:
+        for key, reason in study.to_do(PROFILE, WANTED).items():
+            path = paths.manifest_path(PROFILE.name, *key)
+            if DRY_RUN:
+                print(f"{manifest.label(*key)}: {reason}")
+            elif path.exists():
+                print(f"{manifest.label(*key)} is done again: {reason}.", file=sys.stderr)
+                path.unlink()
 except InputError as error:
     sys.exit(f"Error: {error}")
+if DRY_RUN:
+    sys.exit(0)  # the list above is all: Snakemake's own would lack what has a manifest that does not hold
 
 RUN = ["exec", sys.executable, "-m", "dereason_utils.run", "--with-parent", "--profile", PROFILE.name]
 RUN += [word for key, value in OVERRIDES.items() for word in ("-o", f"{key}={json.dumps(value)}")]
@@ -34,7 +46,7 @@ def reads(stage):
     def manifests(wildcards):
         names = dict(wildcards.items())
         key = study.StepKey(stage, names.get("arm"), int(names["seed"]) if "seed" in names else None)
-        return [paths.manifest_path(PROFILE.name, *earlier) for earlier in study.earlier(PROFILE, key)]
+        return [ancient(paths.manifest_path(PROFILE.name, *other)) for other in study.earlier(PROFILE, key)]
 
     return manifests
 
@@ -43,33 +55,20 @@ def writes(stage):
     return paths.manifest_pattern(PROFILE.name, stage)
 
 
-# Not in git, and the target of a rule: so a fresh clone with committed results runs everything.
-PROBLEMS = paths.step_dir(PROFILE.name, "01_score") / "problems.parquet"
-
-
-def settings(stage):
-    return json.dumps(profiles.stage_settings(PROFILE, stage), sort_keys=True)
-
-
 wildcard_constraints:
-    arm="|".join(PROFILE.arms),
+    arm="|".join({key.arm for key in STEPS if key.arm}),
     seed="|".join(map(str, PROFILE.seeds)),
 
 
 rule all:
     # All, not the last alone: Snakemake leaves a missing file be when nothing that reads it is out of date.
     input:
-        [paths.manifest_path(PROFILE.name, *key) for key in study.steps(PROFILE)],
-        PROBLEMS,
+        [paths.manifest_path(PROFILE.name, *key) for key in WANTED],
 
 
 rule score:
     output:
         writes("01_score"),
-        PROBLEMS,
-    params:
-        settings=settings("01_score"),
-        code=sources.code_hash("01_score"),
     threads: ALL_CORES
     shell:
         RUN + " 01_score"
@@ -80,9 +79,6 @@ rule split:
         reads("02_split"),
     output:
         writes("02_split"),
-    params:
-        settings=settings("02_split"),
-        code=sources.code_hash("02_split"),
     shell:
         RUN + " 02_split --seed {wildcards.seed}"
 
@@ -92,9 +88,6 @@ rule sft:
         reads("03_sft"),
     output:
         writes("03_sft"),
-    params:
-        settings=settings("03_sft"),
-        code=sources.code_hash("03_sft"),
     threads: ALL_CORES
     shell:
         RUN + " 03_sft --arm {wildcards.arm} --seed {wildcards.seed}"
@@ -105,9 +98,6 @@ rule grpo:
         reads("04_grpo"),
     output:
         writes("04_grpo"),
-    params:
-        settings=settings("04_grpo"),
-        code=sources.code_hash("04_grpo"),
     threads: ALL_CORES
     shell:
         RUN + " 04_grpo --arm {wildcards.arm} --seed {wildcards.seed}"
@@ -118,9 +108,6 @@ rule evaluate:
         reads("05_eval"),
     output:
         writes("05_eval"),
-    params:
-        settings=settings("05_eval"),
-        code=sources.code_hash("05_eval"),
     threads: ALL_CORES
     shell:
         RUN + " 05_eval --arm {wildcards.arm} --seed {wildcards.seed}"
@@ -131,8 +118,5 @@ rule figures:
         reads("06_figures"),
     output:
         writes("06_figures"),
-    params:
-        settings=settings("06_figures"),
-        code=sources.code_hash("06_figures"),
     shell:
         RUN + " 06_figures"

@@ -79,7 +79,8 @@ def check(
     rows: (prompt, completion) tokens of one micro-batch, the longest there are. problems: columns id, steps, question,
     answer and answer_type. batch_setting: what to lower when memory runs out. sampler_log_probabilities: (model,
     tokenizer, prompts, completions, temperature) -> what the sampler held its drawn tokens to be; the default is what
-    vLLM says, and for our own sampler reads them once more, as it reads a prompt. Raises InputError with what is wrong and what to change.
+    vLLM says, and for our own sampler reads them once more, as it reads a prompt. Raises InputError with what is wrong
+    and what to change.
     """
     began = time.perf_counter()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

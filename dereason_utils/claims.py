@@ -196,8 +196,12 @@ CLAIMS = (
         "C11", tuple(f"sft_rl_score_{score}" for score in range(1, 6)),
         (Part("RL after SFT on score 4 or 5, mean, minus on score 1, 2 or 3, general average",
               partial(measures.average, weights={f"sft_rl_score_{score}": 1 / 2 if score > 3 else -1 / 3
-                                                 for score in range(1, 6)})),),
-        f"{_SCALE} (Figure 6)", "figure6", untested="the fall along the RL steps: checkpoints are not evaluated",
+                                                 for score in range(1, 6)})),
+         Part("the fall along RL on score 1, 2 or 3, mean",
+              partial(measures.fall_along_rl, arms=[f"sft_rl_score_{score}" for score in (1, 2, 3)])),
+         Part("along RL on score 4 or 5, mean, no fall that counts",
+              partial(measures.fall_along_rl, arms=[f"sft_rl_score_{score}" for score in (4, 5)]), gain=False)),
+        f"{_SCALE} (Figure 6)", "figure6",
     ),
     Claim(
         "C12", ("rl_only", "random_split"),
@@ -299,7 +303,7 @@ def assess(read: Results, profile: Profile) -> tuple[pd.DataFrame, pd.DataFrame]
                 "where": words.loc[claim.id, "section"],
                 "paper": claim.paper,
                 "ours": _ours(parts),
-                "seeds": len(read.seeds),
+                "seeds": len(_seeds_of(read, claim)),
                 "verdict": verdict,
                 "why": why,
                 "p holds": pairs.get(claim.id, (math.nan, math.nan))[0],
@@ -322,6 +326,11 @@ def assess(read: Results, profile: Profile) -> tuple[pd.DataFrame, pd.DataFrame]
         "covers",
     ]
     return pd.DataFrame(rows).round(4), pd.DataFrame(comparisons, columns=names).round(4)
+
+
+def _seeds_of(read: Results, claim: Claim) -> tuple[int, ...]:
+    """The seeds that all arms of a claim have; those of the run where not all its arms were run."""
+    return read.seeds_of(*claim.arms) if set(claim.arms) <= set(read.arms) else read.seeds
 
 
 def _measured(claim: Claim, read: Results) -> list[tuple[Part, str, Estimate]]:
@@ -364,7 +373,8 @@ def _verdict(reason: str, untested: str, pair, read: Results, claim: Claim) -> t
     if reason:
         return NOT_TESTABLE, reason
     if pair is None:
-        trained = f"{len(read.seeds)} training seed{'s' * (len(read.seeds) > 1)}"
+        seeds = len(_seeds_of(read, claim))
+        trained = f"{seeds} training seed{'s' * (seeds > 1)}"
         return UNDECIDED, f"{trained}; the rule asks for {LEAST_SEEDS}"
     holds, fails = pair
     if fails < ALPHA:

@@ -64,7 +64,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Write a data frame, without its index, as CSV or Parquet by the name's ending."""
+    """Write a data frame, without its index, as CSV or Parquet by the name's ending.
+
+    Parquet in zstd: results are committed, and it takes two thirds of the default's bytes.
+    """
     suffix = Path(path).suffix
     if suffix not in (".csv", ".parquet"):
         raise ValueError(f"write_table knows .csv and .parquet, not {Path(path).name!r}")
@@ -72,7 +75,7 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
         if suffix == ".csv":
             frame.to_csv(temporary, index=False, lineterminator="\n")
         else:
-            frame.to_parquet(temporary, index=False)
+            frame.to_parquet(temporary, index=False, compression="zstd", compression_level=9)
 
 
 def sha256_file(path: Path) -> str:

@@ -4,7 +4,7 @@ import pandas as pd
 
 from dereason_utils import manifest, measures, stats, tables
 from dereason_utils.results import Results
-from dereason_utils.split import ARMS
+from dereason_utils.split import ARMS, sft_of
 
 SMOOTHED_OVER = 5  # steps of the centred running mean
 STARTS = ("from SFT", "from base")
@@ -81,6 +81,21 @@ def training_curve(read: Results, column: str) -> pd.DataFrame:
     )
 
 
+def along_rl(read: Results) -> pd.DataFrame:
+    """Figure 6: accuracy on held-out problems along RL, a mean over the seeds.
+
+    Columns start, arm, seeds, step (0 = before RL), accuracy, low, high (percent).
+    """
+    rows = []
+    for arm, run in read.along_rl.groupby("arm", sort=False):
+        for step, part in run.groupby("step"):
+            estimate = measures.held_out(part, arm)
+            start = STARTS[0] if ARMS[arm].sft else STARTS[1]
+            shown = (100 * value for value in (estimate.value, estimate.low, estimate.high))
+            rows.append((start, arm, estimate.seeds, step, *shown))
+    return pd.DataFrame(rows, columns=["start", "arm", "seeds", "step", "accuracy", "low", "high"]).round(2)
+
+
 def accuracy_by_steps(read: Results) -> pd.DataFrame:
     """Accuracy against the true number of steps: columns arm, steps, accuracy, low, high, questions."""
     return tables.by_group(read, "steps")[["arm", "steps", "accuracy", "low", "high", "questions"]]
@@ -104,7 +119,7 @@ def by_score(read: Results, column: str) -> pd.DataFrame:
     ):
         alone = [f"{single}_{score}" for score in range(1, 6) if f"{single}_{score}" in read.arms]
         for arm in alone or [pooled] * (pooled in read.arms):
-            rows = pd.concat([measures.rollouts(read, arm, seed) for seed in read.seeds])
+            rows = pd.concat([measures.rollouts(read, arm, seed) for seed in read.seeds_of(arm)])
             curves = rows.groupby(["score", "step"])[column].mean().rename("value").reset_index()
             smooth = (
                 curves.groupby("score")["value"].rolling(SMOOTHED_OVER, center=True, min_periods=1).mean()
@@ -150,7 +165,8 @@ def cost(read: Results) -> pd.DataFrame:
     ours = tables.main_table(read, "table1").set_index("arm")
     rows = []
     for arm in read.arms:
-        steps = [step for step in read.manifests if step.arm == arm and step.stage in ("03_sft", "04_grpo")]
+        seeds, trained = read.seeds_of(arm), {("03_sft", sft_of(arm)), ("04_grpo", arm)}
+        steps = [step for step in read.manifests if (step.stage, step.arm) in trained and step.seed in seeds]
         tokens = {
             stage: sum(_tokens(read, s) for s in steps if s.stage == stage) for stage in ("03_sft", "04_grpo")
         }
@@ -159,7 +175,7 @@ def cost(read: Results) -> pd.DataFrame:
         spent = sum(h * c for h, c in zip(hours, cores, strict=True)) if None not in cores else float("nan")
         row = ours.loc[arm, [tables.AVERAGE, f"{tables.AVERAGE} low", f"{tables.AVERAGE} high"]]
         totals = (tokens["03_sft"], tokens["04_grpo"], sum(hours), spent)
-        rows.append((arm, *(total / len(read.seeds) for total in totals), *row))
+        rows.append((arm, *(total / len(seeds) for total in totals), *row))
     names = ["arm", "sft_tokens", "rl_tokens", "hours", "core_hours", "accuracy", "low", "high"]
     return pd.DataFrame(rows, columns=names).round(3)
 

@@ -129,16 +129,14 @@ def figure5(data: pd.DataFrame) -> Figure:
 def figure6(data: pd.DataFrame | None) -> Figure:
     """Benchmark accuracy of RL checkpoints; None = not run.
 
-    data: columns start ('from SFT' or 'from base'), arm, seed, step, accuracy, low, high.
+    data: columns start ('from SFT' or 'from base'), arm, step, accuracy, low, high.
     """
     if data is None or data.empty:
-        return not_run(
-            "Benchmark accuracy of RL checkpoints", "checkpoints are not evaluated at this profile"
-        )
+        return not_run("Accuracy along RL", "the policy is not evaluated along RL at this profile")
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.5), sharey=True)
     for axis, start in zip(axes, STARTS, strict=True):
         part = data[data["start"] == start]
-        for place, ((arm, _), line) in enumerate(part.groupby(["arm", "seed"], sort=False)):
+        for place, (arm, line) in enumerate(part.groupby("arm", sort=False)):
             x = line["step"] + 0.01 * place * data["step"].max()  # so that intervals do not overlap
             axis.plot(x, line["accuracy"], color=look(arm)[0], lw=0.9)
             points(axis, x, line, arm)

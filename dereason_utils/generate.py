@@ -6,17 +6,20 @@ prompts' common beginning once per row, and decoding rows that have already ende
 is otherwise plain ancestral sampling; `cpu_llama` reads the model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 
 import torch
+import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicLayer
 
 from dereason_utils import cpu_llama, gpu
 from dereason_utils.errors import InputError
 
 _SHRINK_AT = 0.75  # rows still decoding, as a share of the batch, below which the batch is cut down
+_DRAWN_AT_ONCE = 16  # rows whose probabilities stay in the processor's cache: 3 MB for a vocabulary of 49k
+_BLOCK = 128  # tokens
 
 
 class RoomyLayer(DynamicLayer):
@@ -45,12 +48,14 @@ class Completion:
     """One sampled completion: `tokens` includes the end token if one was drawn, `entropy` is nats per token.
 
     log_probabilities: the tokens', by the sampler; None from our own loop, which reads the trainer's very weights.
+    watched: of the tokens to watch, the logits where each token was drawn, [tokens][watched].
     """
 
     tokens: list[int]
     ended: bool
     entropy: float
     log_probabilities: list[float] | None = None
+    watched: tuple[list[float], ...] = ()
 
 
 def draw(
@@ -60,21 +65,38 @@ def draw(
 
     logits [rows, vocabulary]; both results [rows]. Inverse-CDF sampling; temperature 0 takes the most likely token.
     """
-    logits = logits.float().clamp(min=-1e9)  # 0 * -inf would make an impossible token's entropy NaN
     if temperature == 0:
         return logits.argmax(-1), torch.zeros(len(logits))
+    uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
+    drawn = [
+        _draw(part, temperature, u)
+        for part, u in zip(logits.split(_DRAWN_AT_ONCE), uniform.split(_DRAWN_AT_ONCE), strict=True)
+    ]
+    tokens, entropies = zip(*drawn, strict=True)
+    return torch.cat(tokens), torch.cat(entropies)
+
+
+def _draw(logits, temperature, uniform) -> tuple[torch.Tensor, torch.Tensor]:
+    """`draw` with the uniform numbers [rows, 1] given: first a block of the vocabulary, then a token in it."""
+    logits = F.pad(logits.float(), (0, -logits.shape[-1] % _BLOCK), value=-torch.inf)
+    logits = logits.sub_(logits.amax(-1, keepdim=True))
     if temperature != 1:
-        logits = logits / temperature
-    probabilities = torch.softmax(logits, -1)
-    top = logits.amax(-1)
-    log_sum = top - probabilities.amax(-1).log()
-    entropy = log_sum - torch.linalg.vecdot(
-        probabilities, logits
-    )  # -sum p log p, without a logarithm per token
-    cumulative = probabilities.cumsum(-1)
-    # Scaled by the last entry because float32 sums of 49k terms end a little off 1.
-    uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, uniform).squeeze(-1).clamp_(max=logits.shape[-1] - 1), entropy
+        logits.div_(temperature)
+    weights = logits.exp()
+    # 0 * -inf would make an impossible token's entropy NaN
+    mean = torch.linalg.vecdot(weights, logits.clamp_(min=-1e9))
+    blocks = weights.view(len(weights), -1, _BLOCK)
+    sums = blocks.sum(-1)
+    cumulative = sums.cumsum(-1)
+    total = cumulative[:, -1:]
+    wanted = uniform * total
+    block = torch.searchsorted(cumulative, wanted)
+    inside = blocks[torch.arange(len(blocks)), block.squeeze(-1)].cumsum(-1)
+    # Sums of other order end a little off each other; never 0, which a first token that is impossible would reach.
+    wanted = (wanted - cumulative.gather(-1, block) + sums.gather(-1, block)).clamp_(min=1e-30)
+    place = torch.searchsorted(inside, torch.minimum(wanted, inside[:, -1:]))
+    total = total.squeeze(-1)
+    return (block * _BLOCK + place).squeeze(-1), total.log() - mean / total
 
 
 @torch.inference_mode()
@@ -88,13 +110,14 @@ def sample(
     temperature: float,
     seed: int,
     batch_size: int,
+    watch: Sequence[int] = (),
     on_batch: Callable[[int, list[Completion]], None] = lambda done, batch: None,
 ) -> list[list[Completion]]:
     """Sample `copies` completions for each tokenised prompt; result [prompts][copies], in the order given.
 
-    A batch holds at most `batch_size` completions. `on_batch` is called with the number of finished prompts and the
-    new completions. On a GPU gpu.py samples instead, and on a CPU vLLM does for a policy that was loaded with it; they
-    make batches of their own.
+    A batch holds at most `batch_size` completions. `watch`: tokens whose logits are kept wherever one is drawn.
+    `on_batch` is called with the number of finished prompts and the new completions. On a GPU gpu.py samples instead, and
+    on a CPU vLLM does for a policy that was loaded with it; they make batches of their own and watch nothing.
     """
     if model.device.type == "cuda":
         return gpu.sample(
@@ -113,18 +136,19 @@ def sample(
     generator = torch.Generator(device=model.device).manual_seed(seed)
     was_training = model.training
     model.eval()
-    read = reader(model)
+    own_reader = reader(model)
     done = 0
     for chosen in batches(prompts, batch_size // copies):
         batch = _decode(
             model,
             tokenizer,
-            read,
+            own_reader,
             [prompts[i] for i in chosen],
             copies,
             max_new_tokens,
             temperature,
             generator,
+            list(watch),
         )
         for place, i in enumerate(chosen):
             results[i] = batch[place * copies : (place + 1) * copies]
@@ -142,7 +166,7 @@ def batches(prompts: list[list[int]], size: int) -> list[list[int]]:
 
 
 def reader(model):
-    """read(ids, mask, positions, cache) -> logits [rows, vocabulary] after each row's last token.
+    """(read(ids, mask, positions, cache) -> logits [rows, vocabulary] after each row's last token, function making a cache).
 
     ids and positions [rows, tokens]; mask [rows, keys] is 0 for padding, the cache's keys included. The weights are
     those of the moment when the reader is made.
@@ -152,7 +176,7 @@ def reader(model):
         adapters = body.adapters()
         return lambda ids, mask, positions, cache: body.head(
             body(ids, mask, positions, adapters, cache)[:, -1]
-        )
+        ), body.keys
 
     def read(ids, mask, positions, cache):
         # Float32 adapters over bfloat16 weights: autocast computes both as the training step does.
@@ -161,12 +185,13 @@ def reader(model):
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
             ).logits[:, -1]  # fmt: skip
 
-    return read
+    return read, lambda: Cache(layers=[RoomyLayer() for _ in range(model.config.num_hidden_layers)])
 
 
-def read_prompts(model, tokenizer, read, prompts: list[list[int]]):
+def read_prompts(model, tokenizer, reader, prompts: list[list[int]]):
     """(logits after each prompt, mask, cache) of a batch; what all prompts begin with is read once."""
-    cache = Cache(layers=[RoomyLayer() for _ in range(model.config.num_hidden_layers)])
+    read, new_cache = reader
+    cache = new_cache()
     width = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
     ids, mask, positions = left_padded([prompt[width:] for prompt in prompts], tokenizer, model.device)
     if width:
@@ -178,11 +203,12 @@ def read_prompts(model, tokenizer, read, prompts: list[list[int]]):
 
 
 def _decode(
-    model, tokenizer, read, prompts, copies, max_new_tokens, temperature, generator
+    model, tokenizer, reader, prompts, copies, max_new_tokens, temperature, generator, watch
 ) -> list[Completion]:
     """Read each prompt once, copy its cache for every completion, then draw token by token."""
     ends = torch.tensor(end_tokens(model, tokenizer), device=model.device)
-    logits, mask, cache = read_prompts(model, tokenizer, read, prompts)
+    read, _ = reader
+    logits, mask, cache = read_prompts(model, tokenizer, reader, prompts)
     if logits.isnan().any():
         raise InputError(
             f"The policy {model.name_or_path} computes NaN instead of probabilities: train it again with a "
@@ -194,16 +220,19 @@ def _decode(
     count = len(mask)
     rows = torch.arange(count, device=model.device)
     tokens: list[list[int]] = [[] for _ in range(count)]
+    watched: list[list[list[float]]] = [[] for _ in range(count)]
     entropies, ended = [0.0] * count, [False] * count
     alive = torch.ones(count, dtype=torch.bool, device=model.device)
     for step in range(max_new_tokens):
         token, entropy = draw(logits, temperature, generator)
         stop = torch.isin(token, ends)
-        for row, t, h, s, a in zip(
-            rows.tolist(), token.tolist(), entropy.tolist(), stop.tolist(), alive.tolist()
+        seen = logits[:, watch].tolist() if watch else [[]] * len(rows)
+        for row, t, h, s, a, w in zip(
+            rows.tolist(), token.tolist(), entropy.tolist(), stop.tolist(), alive.tolist(), seen, strict=True
         ):
             if a:
                 tokens[row].append(t)
+                watched[row].append(w)
                 entropies[row] += h
                 ended[row] = s
         alive &= ~stop
@@ -215,7 +244,10 @@ def _decode(
             cache.batch_select_indices(keep)
             rows, token, mask, alive = rows[keep], token[keep], mask[keep], alive[keep]
         logits = read(token[:, None], mask, mask.sum(-1, keepdim=True) - 1, cache)
-    return [Completion(t, e, h / len(t)) for t, e, h in zip(tokens, ended, entropies, strict=True)]
+    return [
+        Completion(t, e, h / len(t), watched=tuple(w) if watch else ())
+        for t, e, h, w in zip(tokens, ended, entropies, watched, strict=True)
+    ]
 
 
 def left_padded(rows: list[list[int]], tokenizer, device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

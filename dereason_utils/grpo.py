@@ -2,14 +2,16 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from dereason_utils import disk, generate, gpu, prompts, sharded, training, vllm_sampling
-from dereason_utils.cpu_llama import causal_model, quick_training
+from dereason_utils.cpu_llama import body, causal_model, is_readable, quick_training
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Grpo, Hardware
 from dereason_utils.sources import code_hash
@@ -45,6 +47,7 @@ def rewards(rows: list[dict], completions: list[str]) -> list[float | None]:
 def train(
     model, tokenizer, problems: pd.DataFrame, style: str, settings: Grpo, folder: Path, seed: int,
     hardware: Hardware | None = None, max_length: int | None = None,
+    callbacks: Sequence = (),
 ) -> pd.DataFrame:  # fmt: skip
     """Train in place on `problems` (columns id, question, answer, answer_type) and return one row per step.
 
@@ -52,6 +55,7 @@ def train(
     hardware: who draws the rollouts, and how many processes train (sharded.py); None is our own sampler in this one.
     A policy that was loaded with vLLM on a CPU draws them itself. max_length: tokens of prompt and completion together,
     which TRL's vLLM makes room for.
+    callbacks: more of the trainer's callbacks, such as `rl_curve.every_so_often`'s.
     """
     if hardware and hardware.processes > training.world_size():
         job = {"problems": problems[["id", "question", "answer", "answer_type"]].to_dict("records"), "style": style,
@@ -81,12 +85,17 @@ def train(
         train_dataset=Dataset.from_pandas(rows, preserve_index=False),
         reward_funcs=reward_function(folder, settings),
         rollout_func=None if by_vllm else rollout_function(tokenizer, style, settings, seed),
-        callbacks=[mark_whole(), progress_callback("GRPO", ("reward", "entropy_sampled")), stop_on_nan()],
+        callbacks=[
+            mark_whole(),
+            progress_callback("GRPO", ("reward", "entropy_sampled")),
+            stop_on_nan(),
+            *callbacks,
+        ],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
     if own_engine:
         vllm_sampling.let_trl_correct(trainer)
-    with quick_training(model, [prompts.tokenise_prompt(q, tokenizer, style) for q in problems["question"]]):
+    with quick_training(model):
         return step_table(train_to_end(trainer, start), settings.updates_per_step)
 
 
@@ -202,16 +211,18 @@ def grpo_trainer_class():
             return draw_order_by_epoch(super()._get_train_sampler(dataset), self.args.data_seed)
 
         def _prepare_inputs(self, generation_batch):
-            """Sort each update's rollouts so that equal advantages of zero, and equal lengths, share a micro-batch."""
+            """Sort each update's rollouts so that advantages of zero, and equal prompts or lengths, share a micro-batch."""
             before = self._buffered_inputs
             inputs = super()._prepare_inputs(generation_batch)
             if self.model.training and self._buffered_inputs is not before:
                 window = self.args.gradient_accumulation_steps
+                # Only `cpu_llama` reads a prompt once for all its rollouts.
+                by_prompt = is_readable(self.accelerator.unwrap_model(self.model))
                 buffered = self._buffered_inputs
                 self._buffered_inputs = [
                     batch
                     for i in range(0, len(buffered), window)
-                    for batch in sort_window(buffered[i : i + window])
+                    for batch in sort_window(buffered[i : i + window], by_prompt)
                 ]
                 inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
             return inputs
@@ -246,8 +257,8 @@ def completion_log_probabilities(
     """Log-probability of each of the last `length` tokens and the entropy (nats) where it was drawn.
 
     input_ids and attention_mask [rows, tokens]; both results [rows, length], zero where the mask is. The entropy has
-    no gradient. All logits at once would take gigabytes; here HEAD_CHUNK tokens have theirs, which the backward pass
-    computes again.
+    no gradient. All logits at once would take gigabytes; a few tokens at a time have theirs, which the backward pass of
+    a model that `cpu_llama` cannot compute needs again.
     """
     causal, head = causal_model(model), model.get_output_embeddings()
     places = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -261,11 +272,14 @@ def completion_log_probabilities(
     mask = attention_mask[:, -length:].bool()
     states = states[torch.arange(len(states))[:, None], before][mask]
     labels = input_ids[:, -length:][mask]
-    chunks = [
-        checkpoint(_read_head, head, *chunk, temperature, use_reentrant=False)
-        for chunk in zip(states.split(HEAD_CHUNK), labels.split(HEAD_CHUNK), strict=True)
-    ]
-    chosen, entropy = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    if is_readable(model):
+        chosen, entropy = body(model).log_probabilities(states, labels, temperature)
+    else:
+        chunks = [
+            checkpoint(_read_head, head, *chunk, temperature, use_reentrant=False)
+            for chunk in zip(states.split(HEAD_CHUNK), labels.split(HEAD_CHUNK), strict=True)
+        ]
+        chosen, entropy = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     empty = torch.zeros(mask.shape, dtype=chosen.dtype, device=mask.device)
     return empty.masked_scatter(mask, chosen), empty.masked_scatter(mask, entropy)
 
@@ -277,18 +291,23 @@ def _read_head(head, states, labels, temperature) -> tuple[torch.Tensor, torch.T
     return log_probabilities.gather(-1, labels[:, None]).squeeze(-1), entropy
 
 
-def sort_window(batches: list[dict]) -> list[dict]:
+def sort_window(batches: list[dict], by_prompt: bool = False) -> list[dict]:
     """Redistribute the rows of one update's micro-batches by (advantage is zero, length) and cut unused padding.
 
     Each batch maps names to tensors [rows, ...] or to scalars shared by all rows. The set of rows, and with it the
-    sum of their losses, stays the same; DAPO's and Dr. GRPO's normalisers do not depend on the order.
+    sum of their losses, stays the same; DAPO's and Dr. GRPO's normalisers do not depend on the order. `by_prompt` keeps
+    a prompt's rows together, the prompts in the order of their longest rows, so that a micro-batch can share a prompt.
     """
     size = len(batches[0]["advantages"])
     rowwise = [k for k, v in batches[0].items() if torch.is_tensor(v) and v.dim() > 0 and len(v) == size]
     joined = {k: torch.cat([batch[k] for batch in batches]) for k in rowwise}
     length = joined["prompt_mask"].sum(1) + joined["completion_mask"].sum(1)
-    key = (joined["advantages"] == 0).long() * 1_000_000 + length
-    order = torch.argsort(key, stable=True)
+    keys = [length, joined["advantages"] == 0]  # the last one counts first
+    if by_prompt:
+        prompt = torch.unique(joined["prompt_ids"], dim=0, return_inverse=True)[1]
+        longest = torch.zeros_like(prompt).scatter_reduce_(0, prompt, length, "amax")[prompt]
+        keys[1:1] = [prompt, longest]
+    order = torch.from_numpy(np.lexsort([key.cpu().numpy() for key in keys])).to(length.device)
     out = []
     for i, batch in enumerate(batches):
         rows = order[i * size : (i + 1) * size]

@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats as scipy_stats
+from scipy.special import softmax
 
 from dereason_utils import generate, prompts
 from dereason_utils.profiles import Judge
 from dereason_utils.schema import Problem
 
 RATING = "ReasoningRequired:"
+BATCH = 128  # questions that are read and answered together
 # Possessive: a reply of a hundred thousand blank lines or colons is read in one pass.
 _RATING_LINE = re.compile(r"^[^\w\n]*+ReasoningRequired[^\w:]*+:\W*+([1-5])[^\w\n]*+$", re.MULTILINE)
 
@@ -82,26 +84,32 @@ def rate(model, tokenizer, questions: Sequence[str], style: str, settings: Judge
     replies: list[str] = [""] * len(ids)
     attempts = [0] * len(ids)
     asked = [i for i, prompt in enumerate(ids) if len(prompt) + settings.max_new_tokens <= max_length]
+    expected: dict[int, float] = {}
+    digits = _digits(tokenizer)
     waiting = asked
     for attempt in range(settings.retries + 1):
         if not waiting:
             break
         drawn = generate.sample(
             model, tokenizer, [ids[i] for i in waiting], max_new_tokens=settings.max_new_tokens,
-            temperature=0.0 if attempt == 0 else 1.0, seed=seed + attempt, batch_size=64,
-            on_batch=on_batch if attempt == 0 else lambda done, batch: None,
+            temperature=0.0 if attempt == 0 else 1.0, seed=seed + attempt, batch_size=BATCH,
+            watch=digits, on_batch=on_batch if attempt == 0 else lambda done, batch: None,
         )  # fmt: skip
         for i, (completion,) in zip(waiting, drawn, strict=True):
             replies[i] = tokenizer.decode(completion.tokens, skip_special_tokens=True)
             attempts[i] += 1
+            if parse_rating(replies[i]) and (logits := logits_of_rating(completion, tokenizer, digits)):
+                expected[i] = _mean_rating(logits)
         waiting = [i for i in waiting if parse_rating(replies[i]) is None]
     ratings = [parse_rating(reply) for reply in replies]
     analyses = [analysis(reply) for reply in replies]
-    expected = expected_ratings(model, tokenizer, [ids[i] for i in asked], [analyses[i] for i in asked])
+    others = [i for i in asked if i not in expected]
+    means = expected_ratings(model, tokenizer, [ids[i] for i in others], [analyses[i] for i in others])
+    expected |= dict(zip(others, means, strict=True))
     table = pd.DataFrame(
         {
             "rating": pd.array(ratings, dtype="Int64"),
-            "expected_rating": pd.Series(expected, index=asked, dtype=float).reindex(range(len(ids))),
+            "expected_rating": pd.Series(expected, dtype=float).reindex(range(len(ids))),
             "analysis": analyses,
             "parse_status": ["unparsed" if rating is None else "ok" for rating in ratings],
             "attempts": attempts,
@@ -115,7 +123,7 @@ def rate(model, tokenizer, questions: Sequence[str], style: str, settings: Judge
 def expected_ratings(model, tokenizer, prompt_ids: list[list[int]], analyses: list[str]) -> list[float]:
     """Mean rating under the judge's next-token probabilities of 1..5, after its own analysis and `RATING`."""
     opening = tokenizer(f"\n{RATING} 1", add_special_tokens=False)["input_ids"][:-1]
-    digits = [tokenizer(f"{RATING} {k}", add_special_tokens=False)["input_ids"][-1] for k in range(1, 6)]
+    digits = _digits(tokenizer)
     rows = [
         ids + tokenizer(analysis, add_special_tokens=False)["input_ids"] + opening
         for ids, analysis in zip(prompt_ids, analyses, strict=True)
@@ -123,17 +131,37 @@ def expected_ratings(model, tokenizer, prompt_ids: list[list[int]], analyses: li
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     results = [0.0] * len(rows)
     model.eval()
-    for start in range(0, len(rows), 64):
-        chosen = order[start : start + 64]
-        ids, mask, positions = generate.left_padded([rows[i] for i in chosen], tokenizer, model.device)
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1).logits[
-            :, -1
-        ]
-        probabilities = torch.softmax(logits[:, digits].float(), -1)
-        means = probabilities @ torch.arange(1.0, 6.0, device=probabilities.device)
-        for i, mean in zip(chosen, means.tolist(), strict=True):
-            results[i] = mean
+    reader = generate.reader(model)
+    for start in range(0, len(rows), BATCH):
+        chosen = order[start : start + BATCH]
+        logits, _, _ = generate.read_prompts(model, tokenizer, reader, [rows[i] for i in chosen])
+        for i, row in zip(chosen, logits[:, digits].tolist(), strict=True):
+            results[i] = _mean_rating(row)
     return results
+
+
+def _digits(tokenizer) -> list[int]:
+    """The tokens of 1..5 in a rating line."""
+    return [tokenizer(f"{RATING} {k}", add_special_tokens=False)["input_ids"][-1] for k in range(1, 6)]
+
+
+def _mean_rating(logits: list[float]) -> float:
+    return float(softmax(logits) @ np.arange(1, 6))
+
+
+def logits_of_rating(completion: generate.Completion, tokenizer, digits: list[int]) -> list[float] | None:
+    """The logits of 1..5 where the reply's rating was drawn: its last digit, if `RATING` stands before it, else None.
+
+    None too where the sampler watched nothing, as on a GPU.
+    """
+    places = [place for place, token in enumerate(completion.tokens) if token in digits]
+    if (
+        places
+        and completion.watched
+        and tokenizer.decode(completion.tokens[: places[-1]]).rstrip().endswith(RATING)
+    ):
+        return completion.watched[places[-1]]
+    return None
 
 
 def agreement(scores: pd.DataFrame, questions: Sequence[str]) -> pd.DataFrame:

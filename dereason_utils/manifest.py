@@ -190,6 +190,24 @@ def require(
     return manifest
 
 
+def damage(made: Manifest) -> str:
+    """What is wrong with the files of a finished step, in half a sentence; nothing if they are as its manifest says.
+
+    A file of paths.NOT_KEPT may be missing. Of a model its size is compared alone: `require` reads it whole.
+    """
+    for name, recorded in made.outputs.items():
+        path = made.folder / name
+        if not path.exists():
+            if name not in paths.NOT_KEPT:
+                return f"{name} is missing"
+        elif path.is_dir():
+            if sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) != recorded.bytes:
+                return f"{name} has another size than its manifest says"
+        elif disk.digest(path) != (recorded.sha256, recorded.bytes):
+            return f"{name} is not the file that its manifest describes"
+    return ""
+
+
 def load(path: Path, remedy: str = "make the step again") -> Manifest:
     """Read one manifest. Raises InputError when it is not one."""
     try:

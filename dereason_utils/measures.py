@@ -4,9 +4,10 @@ Accuracies and their differences are in percentage points (stats' shares times 1
 changes in percent, entropies in nats per token. Every measure is written so that the claim predicts a positive value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from dereason_utils import manifest, paths, power, results, stats, tables
@@ -78,7 +79,7 @@ def curve(read: Results, column: str, quarter: str, weights: Mapping[str, float]
     """A weighted sum of arms' training curves: their mean in the `first` or `last` quarter of the steps, or its `gain`."""
     per_arm = [factor * _quarters(read, arm, column, quarter) for arm, factor in weights.items()]
     values = scale * sum(series for series in per_arm)
-    return [(f"{column}, {quarter}", _of_seeds(values))]
+    return [(f"{column}, {quarter}", _of_seeds(values.dropna()))]  # of the seeds that all these arms have
 
 
 def shortening(read: Results, arm: str) -> Found:
@@ -90,7 +91,7 @@ def shortening(read: Results, arm: str) -> Found:
 def hard_minus_easy_length(read: Results, arm: str, threshold: int) -> Found:
     """In the last quarter of an arm's RL steps: by how many percent responses to hard problems are longer than to easy ones."""
     gaps = {}
-    for seed in read.seeds:
+    for seed in read.seeds_of(arm):
         rows = rollouts(read, arm, seed)
         rows = rows[rows["step"] > 0.75 * rows["step"].max()]
         means = rows.groupby(rows["score"] > threshold)["tokens"].mean()
@@ -98,6 +99,43 @@ def hard_minus_easy_length(read: Results, arm: str, threshold: int) -> Found:
             return []
         gaps[seed] = 100 * (means[True] / means[False] - 1)
     return [(results.label(arm), _of_seeds(pd.Series(gaps)))]
+
+
+def held_out(rows: pd.DataFrame, name: str) -> Estimate:
+    """Accuracy of one look along RL, a share: rows with seed, id, family and correct, one of each seed and problem."""
+    values, groups = _looks(rows)
+    rng = tables.generator("along RL", name)
+    if len(values) == 1:
+        return stats.rate(values[0], groups, rng=rng)
+    return stats.hierarchical_rate(values[:, :, None], groups, rng=rng)
+
+
+def fall_along_rl(read: Results, arms: Sequence[str]) -> Found:
+    """By how many points the arms' accuracy on held-out problems is lower at the end of RL than before it, their mean.
+
+    Nothing where the policy was not evaluated along RL.
+    """
+    if read.along_rl.empty or not set(arms) <= set(read.along_rl["arm"]):
+        return []
+    before, after, groups, seeds = 0.0, 0.0, None, len(read.seeds_of(*arms))
+    for arm in arms:
+        own = read.along_rl[read.along_rl["arm"] == arm]
+        last = own.groupby("seed")["step"].transform("max")
+        first, groups = _looks(own[own["step"] == 0])
+        before = before + first[:seeds] / len(arms)
+        after = after + _looks(own[own["step"] == last])[0][:seeds] / len(arms)
+    rng = tables.generator("fall along RL", *arms)
+    if seeds == 1:
+        return [("first minus last", _points(stats.paired_difference(before[0], after[0], groups, rng=rng)))]
+    found = stats.hierarchical_difference(before[:, :, None], after[:, :, None], groups, rng=rng)
+    return [("first minus last", _points(found))]
+
+
+def _looks(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """[seeds, problems] of right answers, and each problem's group: its family, or itself where it has none."""
+    table = rows.pivot(index="seed", columns="id", values="correct").astype(float)
+    family = rows.drop_duplicates("id").set_index("id")["family"].reindex(table.columns)
+    return table.to_numpy(), family.where(family.fillna("") != "", table.columns.to_series()).to_numpy()
 
 
 def mathematics_at_hard_scores(read: Results, threshold: int) -> Found:
@@ -137,12 +175,13 @@ def _contrast(
 ) -> Estimate:
     """The sum of weight x accuracy over arms, paired by question; plain mean over benchmarks, each times its `scale`."""
     plus, minus, questions = 0.0, 0.0, None
+    seeds = items[items["arm"].isin(weights)].groupby("arm")["seed"].nunique().min()  # as far as all arms go
     for arm, weight in weights.items():
         correct, questions = results.cube(items, arm)
         if weight > 0:
-            plus = plus + weight * correct
+            plus = plus + weight * correct[:seeds]
         else:
-            minus = minus - weight * correct
+            minus = minus - weight * correct[:seeds]
     if scale is not None:
         factor = questions["benchmark"].map(scale).to_numpy(float)[None, :, None]
         plus, minus = plus * factor, minus * factor

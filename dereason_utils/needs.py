@@ -180,7 +180,8 @@ def _score(profile, shape, precision, machine, steps) -> Need:
 def _split(profile, machine, steps) -> Need:
     if profile.teacher.via == "reference":
         return Need("02_split", steps)
-    return _instruct("02_split", steps, profile.teacher, _problems(profile), "teacher", machine)
+    # It answers once, for all seeds.
+    return _instruct("02_split", steps, profile.teacher, _problems(profile) / steps, "teacher", machine)
 
 
 def _instruct(stage, steps, settings, problems, section, machine) -> Need:

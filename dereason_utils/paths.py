@@ -18,6 +18,11 @@ STAGES = ("01_score", "02_split", "03_sft", "04_grpo", "05_eval", "06_figures")
 SEEDED = ("02_split", "03_sft", "04_grpo", "05_eval")  # stages with one step per seed
 ARMED = ("03_sft", "04_grpo", "05_eval")  # stages with one step per arm and seed
 MANIFEST = "manifest.json"
+# Outputs that need not be in git, because they are models or grow with a web corpus: where one is missing, its step counts
+# as done until another step needs the file.
+NOT_KEPT = (
+    "policy", "completions.parquet", "problems.parquet", "sets.parquet", "answers.parquet", "replies.parquet",
+)  # fmt: skip
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 

@@ -18,7 +18,7 @@ from dereason_utils.errors import InputError
 from dereason_utils.measures import KNOWLEDGE, REASONING
 from dereason_utils.power import POWER
 from dereason_utils.profiles import Profile
-from dereason_utils.split import ARMS
+from dereason_utils.split import ARMS, seeds_of
 from dereason_utils.tables import AVERAGE, TABLES
 
 NAME = "registration.md"
@@ -42,7 +42,7 @@ def text(profile: Profile) -> str:
         "",
         "## Arms and seeds",
         "",
-        f"Training seeds: {', '.join(map(str, profile.seeds))}.",
+        f"Training seeds: {', '.join(map(str, profile.seeds))}.{_fewer(profile)}",
         "",
         *(f"- `{arm}`: {ARMS[arm].about}" for arm in profile.arms),
         "",
@@ -96,6 +96,14 @@ def text(profile: Profile) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _fewer(profile: Profile) -> str:
+    own = {arm: seeds_of(arm, profile.seeds, profile.other_seeds) for arm in profile.arms}
+    fewer = [
+        arm for arm in profile.arms if ARMS[arm].sft + ARMS[arm].rl and len(own[arm]) < len(profile.seeds)
+    ]
+    return f" The first {profile.other_seeds} of them: {', '.join(fewer)}." if fewer else ""
 
 
 def _tests(claim: claims.Claim) -> list[str]:

@@ -126,7 +126,7 @@ def departures(profile: Profile) -> pd.DataFrame:
         why = WHY.get(name, "") if not why or why.startswith(("the paper", "General-Reasoner")) else why
         different.append((name, source + _plain(theirs), _plain(value), why))
     for name, value, source in profiles.settings_table(profile):
-        if name not in given.index and source == "ours" and name not in ("seeds", "arms"):
+        if name not in given.index and source == "ours" and name not in ("seeds", "other_seeds", "arms"):
             silent.append((name, "silent", _plain(value), said.get(name, "")))
     silent = [row for row in silent if row[0] not in TOLD]
     return pd.DataFrame(_method(profile) + different + silent, columns=["setting", "paper", "ours", "why"])
@@ -159,9 +159,12 @@ def _comment(profile: Profile, setting: str) -> str:
 
 
 def comments(profile: str) -> dict[str, str]:
-    """What a profile's file says behind a value, by the setting's dotted name."""
+    """What a profile's files say behind a value, by the setting's dotted name."""
     found, section = {}, ""
-    for line in (profiles.FOLDER / f"{profile}.yaml").read_text(encoding="utf-8").splitlines():
+    lines = [
+        line for path in profiles.files(profile) for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    for line in lines:
         if match := re.match(r"(\s*)(\w+):.*?(?:\s#\s(.*))?$", line):
             indent, key, comment = match.groups()
             section = section if indent else key

@@ -1,7 +1,7 @@
 """Reads a profile's finished steps into tidy tables: a row per completion, step or problem. No torch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from dereason_utils import manifest, paths
 from dereason_utils.errors import InputError
-from dereason_utils.split import ARMS
+from dereason_utils.split import ARMS, seeds_of, sft_of
 
 # The arms in the order and wording of the paper's Table 1.
 LABELS = {
@@ -40,6 +40,8 @@ ITEM_COLUMNS = (
     "truncated",
     "random_credit",
 )
+# Of a million problems, what the figures need: not the judge's words.
+_SCORES_READ = ["id", "subject", "steps", "rating", "score"]
 # Small enough to be handy while drawing, and all that the tables need.
 _ITEMS_READ = [name for name in ITEM_COLUMNS if name not in ("gold", "completion", "reason")]
 
@@ -48,8 +50,12 @@ _ITEMS_READ = [name for name in ITEM_COLUMNS if name not in ("gold", "completion
 class Results:
     """What 06_figures reads. Every table carries the columns arm and seed, except `scores`.
 
-    items: 05_eval's rows; grpo, sft: training curves; scores: 01_score's rows; sizes: 02_split's sizes.csv.
-    manifests: of every step that was read.
+    Arms may differ in their number of seeds (`seeds_of`); the base model's one run stands under each. In `sft` an SFT that
+    several arms share stands once, under the first one's name.
+
+    items: 05_eval's rows; grpo, sft: training curves; scores: 01_score's ratings; sizes: 02_split's sizes.csv.
+    along_rl: accuracy on held-out problems along RL, empty where `grpo.evaluate_every` was 0. manifests: of every step that
+    was read.
     """
 
     profile: str
@@ -61,6 +67,12 @@ class Results:
     scores: pd.DataFrame
     sizes: pd.DataFrame
     manifests: tuple[manifest.Manifest, ...]
+    along_rl: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def seeds_of(self, *arms: str) -> tuple[int, ...]:
+        """The training seeds that all these arms have."""
+        own = [set(self.items.loc[self.items["arm"] == arm, "seed"]) for arm in arms]
+        return tuple(seed for seed in self.seeds if all(seed in seeds for seeds in own))
 
     @property
     def commit(self) -> str:
@@ -68,8 +80,11 @@ class Results:
         return ", ".join(sorted({_short(step.commit) for step in self.manifests}))
 
 
-def load(profile: str, arms: Sequence[str], seeds: Sequence[int]) -> Results:
-    """Read all steps of a profile. Raises InputError, with the command to run, where one is missing."""
+def load(profile: str, arms: Sequence[str], seeds: Sequence[int], other_seeds: int | None = None) -> Results:
+    """Read all steps of a profile. Raises InputError, with the command to run, where one is missing.
+
+    other_seeds: how many of the seeds the arms have that the paper lacks (None: all).
+    """
     arms = in_order(arms)
     steps: list[manifest.Manifest] = []
 
@@ -83,24 +98,36 @@ def load(profile: str, arms: Sequence[str], seeds: Sequence[int]) -> Results:
         table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path, columns=columns)
         return table if arm is None else table.assign(arm=arm, seed=seed)
 
-    def all_runs(stage: str, name: str, chosen: Sequence[str], columns=None) -> pd.DataFrame:
-        tables = [read(stage, name, arm, seed, columns) for arm in chosen for seed in seeds]
+    def own_seeds(arm: str) -> tuple[int, ...]:
+        return seeds_of(arm, seeds, other_seeds)
+
+    def all_runs(stage: str, name: str, runs: Iterable[tuple[str, int]], columns=None) -> pd.DataFrame:
+        tables = [read(stage, name, arm, seed, columns) for arm, seed in runs]
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"arm": [], "seed": []})
 
-    scores = read("01_score", "scores.parquet")
+    scores = read("01_score", "scores.parquet", columns=_SCORES_READ)
     sizes = pd.concat(
         [read("02_split", "sizes.csv", seed=seed).assign(seed=seed) for seed in seeds], ignore_index=True
     )
-    sft = all_runs("03_sft", "steps.csv", [arm for arm in arms if ARMS[arm].sft])
-    grpo = all_runs("04_grpo", "steps.csv", [arm for arm in arms if ARMS[arm].rl])
-    items = all_runs("05_eval", "items.parquet", arms, _ITEMS_READ)
+    runs = [(arm, seed) for arm in arms for seed in own_seeds(arm)]
+    trained = dict.fromkeys((sft_of(arm), seed) for arm, seed in runs if ARMS[arm].sft)
+    sft = all_runs("03_sft", "steps.csv", trained)
+    grpo = all_runs("04_grpo", "steps.csv", [run for run in runs if ARMS[run[0]].rl])
+    looked = [(s.arm, s.seed) for s in steps if s.stage == "04_grpo" and "curve.parquet" in s.outputs]
+    along_rl = all_runs("04_grpo", "curve.parquet", looked)
+    items = all_runs("05_eval", "items.parquet", runs, _ITEMS_READ)
+    alone = [arm for arm in arms if not (ARMS[arm].sft or ARMS[arm].rl)]
+    again = [items[items["arm"].isin(alone)].assign(seed=seed) for seed in seeds[1:] if alone]
+    items = pd.concat([items, *again], ignore_index=True)
     if "random_credit" not in items:  # older files hold open questions alone, where nothing is to be guessed
         items["random_credit"] = items["correct"].astype(float)
     check_items(items)
     # 'unscorable' speaks of the gold answer alone, so such a question is out for every arm.
     items = items[items["verdict"] != "unscorable"].reset_index(drop=True)
     unique = {(s.stage, s.arm, s.seed): s for s in steps}
-    return Results(profile, arms, tuple(seeds), items, grpo, sft, scores, sizes, tuple(unique.values()))
+    return Results(
+        profile, arms, tuple(seeds), items, grpo, sft, scores, sizes, tuple(unique.values()), along_rl
+    )
 
 
 def in_order(arms: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from dereason_utils import prompts, sharded, training
-from dereason_utils.cpu_llama import quick_training
+from dereason_utils.cpu_llama import body, causal_model, is_readable, quick_training
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Hardware, Model, Sft
 from dereason_utils.sources import code_hash
@@ -99,7 +99,7 @@ def train(
         callbacks=[step_timer(), mark_whole(), progress_callback("SFT", ("loss",)), stop_on_nan()],
     )
     trainer.remove_callback(PrinterCallback)  # our own progress lines say the same, in a line
-    with quick_training(model, [example["input_ids"] for example in examples]):
+    with quick_training(model):
         return step_table(train_to_end(trainer, start))
 
 
@@ -141,6 +141,25 @@ def sft_trainer_class():
             # The update's batch of all processes together, so that one process and several see the same batches.
             size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             return LikeLength(lengths, size, self.args.data_seed)
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            """Where `cpu_llama` computes the model, it computes the same loss without doing so twice."""
+            policy = self.accelerator.unwrap_model(model)
+            if not is_readable(policy):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            states = (
+                causal_model(policy)
+                .base_model(
+                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+                )
+                .last_hidden_state
+            )
+            carries_loss = inputs["labels"][:, 1:] != -100
+            chosen, _ = body(policy).log_probabilities(
+                states[:, :-1][carries_loss], inputs["labels"][:, 1:][carries_loss], 1.0
+            )
+            loss = -chosen.sum() / (len(chosen) if num_items_in_batch is None else num_items_in_batch)
+            return (loss, {"loss": loss}) if return_outputs else loss
 
     return LikeLengthSFTTrainer
 

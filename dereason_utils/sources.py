@@ -1,6 +1,7 @@
 """Which code a stage runs, and its hash: so that a changed plot trains nothing again."""
 
 import ast
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -29,11 +30,8 @@ def code_hash(stage: str) -> str:
 
     Comments, docstrings, layout, outputs and Markdown do not count: editing them trains nothing again.
     """
-    digest = hashlib.sha256()
-    cells = notebook_code(paths.notebook_path(stage))
-    for tree in [cells, *(ast.parse(path.read_text(encoding="utf-8")) for path in modules(stage))]:
-        digest.update(ast.dump(_without_docstrings(tree)).encode())
-    return digest.hexdigest()
+    files = [paths.notebook_path(stage), *modules(stage)]
+    return hashlib.sha256("".join(_code(path)[0] for path in files).encode()).hexdigest()
 
 
 def modules(stage: str) -> list[Path]:
@@ -42,20 +40,35 @@ def modules(stage: str) -> list[Path]:
     Of a folder all modules count, because it may start some as programs of their own.
     """
     found: set[Path] = set()
-    waiting = _imports(notebook_code(paths.notebook_path(stage)), PACKAGE)
+    waiting = set(_code(paths.notebook_path(stage))[1])
     while waiting:
         name = waiting.pop()
         path = _module_file(name)
         if path is None or path in found or name.split(".")[1] in PLUMBING:
             continue
         found.add(path)
-        inside = path.name == "__init__.py"
-        if inside:
+        if path.name == "__init__.py":
             waiting |= {f"{name}.{other.stem}" for other in path.parent.glob("*.py")} - {f"{name}.__init__"}
-        waiting |= _imports(
-            ast.parse(path.read_text(encoding="utf-8")), name if inside else name.rpartition(".")[0]
-        )
+        waiting |= _code(path)[1]
     return sorted(found)
+
+
+def _code(path: Path) -> tuple[str, frozenset[str]]:
+    """(hash of a file's code, what it imports of this package); a notebook that is not there has none."""
+    if not path.is_file():
+        return "", frozenset()
+    stat = path.stat()
+    return _read_code(path, (stat.st_mtime_ns, stat.st_size))
+
+
+@functools.cache
+def _read_code(path: Path, stamp: tuple[int, int]) -> tuple[str, frozenset[str]]:
+    """Kept by the file's time and size: every step asks for all of them, and parsing takes a second."""
+    notebook = path.suffix == ".ipynb"
+    tree = notebook_code(path) if notebook else ast.parse(path.read_text(encoding="utf-8"))
+    package = PACKAGE if notebook else ".".join(path.parent.relative_to(paths.REPO).parts)
+    imports = frozenset(_imports(tree, package))
+    return hashlib.sha256(repr(_plain(_without_docstrings(tree))).encode()).hexdigest(), imports
 
 
 def notebook_code(path: Path) -> ast.Module:
@@ -87,6 +100,17 @@ def _module_file(name: str) -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+def _plain(node):
+    """A syntax tree as nested lists, the same under every version of Python: `ast.dump` shows fields that one lacks.
+
+    What is absent or empty is left out, so that a field that a later version adds changes nothing.
+    """
+    if isinstance(node, ast.AST):
+        fields = [[name, _plain(value)] for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return [type(node).__name__, *sorted(fields, key=lambda field: field[0])]
+    return [_plain(part) for part in node] if isinstance(node, list) else node
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

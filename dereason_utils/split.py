@@ -1,5 +1,6 @@
 """The split: which problems each arm sees in SFT and which in RL (paper, section 2.2 and Table 1)."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,14 @@ class Arm:
 
 
 MATCHED_TO = "dereason"
+PAPER = (
+    "base",
+    "rl_only",
+    "sft_only",
+    "sft_then_hard_sft",
+    "random_split",
+    "dereason",
+)  # the arms of its tables
 ARMS = {
     # The paper's Table 1, and an arm that its text mentions.
     "base": Arm((), (), "the untrained policy"),
@@ -67,6 +76,26 @@ for _score in range(1, 6):
     ARMS[f"sft_rl_score_{_score}"] = Arm(
         ("easy",), (f"score_{_score}",), f"SFT on easy, RL on score {_score}"
     )
+
+
+def sft_of(arm: str) -> str | None:
+    """The arm under whose name an arm's SFT policy is trained: the first with the same SFT, so that it is trained once.
+
+    None for an arm without SFT.
+    """
+    wanted = (ARMS[arm].sft, ARMS[arm].matched)
+    same = (name for name, other in ARMS.items() if (other.sft, other.matched) == wanted)
+    return next(same) if ARMS[arm].sft else None
+
+
+def seeds_of(arm: str, seeds: Sequence[int], other_seeds: int | None) -> tuple[int, ...]:
+    """The training seeds of an arm: all for the paper's arms, the first `other_seeds` (None: all) for the others.
+
+    An arm without training has one run, under the first seed: the others would repeat it.
+    """
+    if not (ARMS[arm].sft or ARMS[arm].rl):
+        return tuple(seeds[:1])
+    return tuple(seeds if arm in PAPER else seeds[:other_seeds])
 
 
 def select(problems: pd.DataFrame, name: str, threshold: int, seed: int) -> pd.DataFrame:
@@ -146,35 +175,72 @@ def _rarely_solved(pool: pd.DataFrame, size: int, seed: int) -> pd.Series:
     return pool.index.to_series().isin(rates.sort_values(["rate", "place"]).index[:size])
 
 
-def arm_sets(
-    problems: pd.DataFrame, arm: str, threshold: int, seed: int
-) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
-    """The arm's SFT problems and RL problems (None where the arm has no such stage), `phase` (1, 2, ...) by `phase`."""
+def selections(
+    problems: pd.DataFrame, threshold: int, seed: int, needed: Collection[str] = ()
+) -> pd.DataFrame:
+    """Every selection that some arm names: a row per problem (id), a column per selection that says whether it is in it.
+
+    A selection that the pool cannot give (no problem has that score, say) has no column, and InputError if it is `needed`.
+    """
+    columns = {"id": problems["id"]}
+    for name in dict.fromkeys(name for arm in ARMS for name in names_of(arm)):
+        try:
+            columns[name] = problems["id"].isin(select(problems, name, threshold, seed)["id"])
+        except InputError:
+            if name in needed:
+                raise
+    return pd.DataFrame(columns)
+
+
+def names_of(arm: str) -> tuple[str, ...]:
+    """The selections that an arm sees, SFT's and then RL's. Raises InputError for an unknown arm."""
     if arm not in ARMS:
         raise InputError(f"Unknown arm {arm!r}: choose one of {', '.join(ARMS)}.")
-    return tuple(
-        pd.concat(
-            [
-                select(problems, name, threshold, seed).assign(phase=phase)
-                for phase, name in enumerate(names, 1)
-            ],
-            ignore_index=True,
+    return (*ARMS[arm].sft, *ARMS[arm].rl)
+
+
+def arm_set(
+    problems: pd.DataFrame, drawn: pd.DataFrame, arm: str, use: Literal["sft", "rl"]
+) -> pd.DataFrame | None:
+    """An arm's problems for SFT or for RL (None where it has no such stage), `phase` (1, 2, ...) by `phase`.
+
+    drawn: what `selections` gave; problems of it that are not in `problems` are left out. Raises InputError where 02_split
+    could not draw a selection.
+    """
+    names = getattr(ARMS[arm], use)
+    if missing := set(names) - set(drawn):
+        raise InputError(
+            f"02_split has no selection {min(missing)!r}, which the arm {arm!r} needs: run it again, and see what it says."
         )
-        if names
-        else None
-        for names in (ARMS[arm].sft, ARMS[arm].rl)
-    )
+    parts = [
+        problems[problems["id"].isin(drawn.loc[drawn[name], "id"])].assign(phase=phase)
+        for phase, name in enumerate(names, 1)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else None
 
 
-def sizes(sets: dict[str, tuple[pd.DataFrame | None, pd.DataFrame | None]]) -> pd.DataFrame:
-    """One row per arm: problems in SFT and RL, shared problems, mean true steps, share of mathematics in each."""
+def sizes(problems: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
+    """One row per arm whose selections were drawn: problems in SFT and RL, shared ones, mean true steps, share of
+    mathematics and tokens of each.
+
+    problems: columns id, subject, steps, answered (whether the teacher did: else it is not in SFT), prompt_tokens and
+    answer_tokens. SFT's tokens are those of prompts and answers, RL's those of prompts.
+    """
     rows = []
-    for arm, (sft, rl) in sets.items():
+    for arm in (arm for arm in ARMS if set(names_of(arm)) <= set(drawn)):
+        sft, rl = (
+            arm_set(problems[problems["answered"]], drawn, arm, "sft"),
+            arm_set(problems, drawn, arm, "rl"),
+        )
         ids = [set() if part is None else set(part["id"]) for part in (sft, rl)]
         row = {"arm": arm, "sft": len(ids[0]), "rl": len(ids[1]), "shared": len(ids[0] & ids[1])}
-        for name, part in (("sft", sft), ("rl", rl)):
+        for name, part, texts in (
+            ("sft", sft, ["prompt_tokens", "answer_tokens"]),
+            ("rl", rl, ["prompt_tokens"]),
+        ):
             known = None if part is None else part["steps"].where(part["steps"] > 0)
             row[f"{name}_mean_steps"] = None if part is None else known.mean()
             row[f"{name}_mathematics"] = None if part is None else (part["subject"] == "mathematics").mean()
+            row[f"{name}_tokens"] = 0 if part is None else int(part[texts].sum().sum())
         rows.append(row)
     return pd.DataFrame(rows)

@@ -354,6 +354,8 @@ def _difference(items: pd.DataFrame, a: str, b: str, name: str) -> stats.Estimat
 def _paired(a: tuple, b: tuple, rng: np.random.Generator) -> stats.Estimate:
     """a, b: what `results.cube` gives for two arms."""
     (first, questions), (second, _) = a, b
+    seeds = min(len(first), len(second))  # an arm may have only the first of the seeds
+    first, second = first[:seeds], second[:seeds]
     where = questions["group"], questions["benchmark"]
     if len(first) == 1:
         return stats.paired_difference(first[0].mean(1), second[0].mean(1), *where, rng=rng)

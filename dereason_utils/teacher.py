@@ -61,6 +61,6 @@ def summary(answered: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def with_answer(problems: pd.DataFrame | None) -> pd.DataFrame | None:
+def with_answer(problems: pd.DataFrame) -> pd.DataFrame:
     """The problems that can be learnt from: those the teacher answered."""
-    return None if problems is None else problems[problems["response"] != ""]
+    return problems[problems["answered"]]

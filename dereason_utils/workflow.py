@@ -4,12 +4,13 @@ The Snakefile turns this into rules; the runner uses it to say how far a run is.
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from dereason_utils import manifest, paths, profiles, sources
+from dereason_utils import disk, manifest, paths, profiles, sources
 from dereason_utils.errors import InputError
-from dereason_utils.split import ARMS, MATCHED_TO
+from dereason_utils.split import ARMS, MATCHED_TO, seeds_of, sft_of
 
 
 class StepKey(NamedTuple):
@@ -20,7 +21,8 @@ class StepKey(NamedTuple):
 
 def check(profile: profiles.Profile, key: StepKey) -> None:
     """Raise InputError unless the profile has this step."""
-    if key.arm is not None and key.arm not in profile.arms:
+    found = steps(profile)
+    if key.arm is not None and key.arm not in {*profile.arms, *(step.arm for step in found)}:
         raise InputError(f"Unknown arm {key.arm!r}: profile {profile.name} has {', '.join(profile.arms)}.")
     if key.seed is not None and key.seed not in profile.seeds:
         raise InputError(
@@ -28,10 +30,16 @@ def check(profile: profiles.Profile, key: StepKey) -> None:
             f"add it with -o 'seeds=[...]'."
         )
     paths.step_dir(profile.name, *key)
-    if key not in steps(profile):
-        raise InputError(
-            f"Arm {key.arm!r} has no {key.stage} step: it trains without it ({ARMS[key.arm].about})."
-        )
+    if key in found:
+        return
+    own = seeds_of(key.arm, profile.seeds, profile.other_seeds)
+    if key.stage == "03_sft" and sft_of(key.arm) not in (None, key.arm):
+        why = f"it goes on from the SFT of {sft_of(key.arm)!r}, which is the same"
+    elif key.seed not in own and key.stage == "05_eval":
+        why = f"of its runs there are those of the seeds {', '.join(map(str, own))}"
+    else:
+        why = f"it trains without it ({ARMS[key.arm].about})"
+    raise InputError(f"Arm {key.arm!r} has no {key.stage} step for seed {key.seed}: {why}.")
 
 
 def steps(profile: profiles.Profile) -> list[StepKey]:
@@ -44,71 +52,129 @@ def steps(profile: profiles.Profile) -> list[StepKey]:
         if ARMS[arm].matched and MATCHED_TO not in profile.arms:
             raise InputError(f"Arm {arm!r} is matched to {MATCHED_TO!r}: name that in `arms` too.")
     arms = sorted(profile.arms, key=lambda arm: ARMS[arm].matched is not None)
-    found = [StepKey("01_score")]
+    found = {StepKey("01_score"): None}  # a dict keeps the order and holds a shared SFT once
     for seed in profile.seeds:
-        found.append(StepKey("02_split", None, seed))
+        found[StepKey("02_split", None, seed)] = None
         for arm in arms:
-            found += [StepKey("03_sft", arm, seed)] if ARMS[arm].sft else []
-            found += [StepKey("04_grpo", arm, seed)] if ARMS[arm].rl else []
-            found.append(StepKey("05_eval", arm, seed))
+            if seed in seeds_of(arm, profile.seeds, profile.other_seeds):
+                found |= dict.fromkeys([*trained(arm, seed), StepKey("05_eval", arm, seed)])
     return [*found, StepKey("06_figures")]
 
 
+def trained(arm: str, seed: int) -> list[StepKey]:
+    """The steps that train an arm, the last of which makes its policy; none for the base model."""
+    sft = [StepKey("03_sft", sft_of(arm), seed)] if ARMS[arm].sft else []
+    return [*sft, *([StepKey("04_grpo", arm, seed)] if ARMS[arm].rl else [])]
+
+
 def earlier(profile: profiles.Profile, key: StepKey) -> list[StepKey]:
-    """The steps whose results this one reads."""
+    """The steps whose results this one reads: the inputs of its manifest."""
     stage, arm, seed = key
+    scored, taught = StepKey("01_score"), StepKey("02_split", None, profile.seeds[0])
     if stage == "01_score":
         return []
-    if stage == "02_split":
-        return [StepKey("01_score")]
+    if stage == "02_split":  # the teacher answers once, for all seeds
+        return [scored, *([taught] if seed != profile.seeds[0] else [])]
     if stage == "06_figures":
         return [other for other in steps(profile) if other != key]
+    if stage == "05_eval":
+        return [scored, *trained(arm, seed)[-1:]]
     split = StepKey("02_split", None, seed)
-    sft = [StepKey("03_sft", arm, seed)] if ARMS[arm].sft else []
-    rl = [StepKey("04_grpo", arm, seed)] if ARMS[arm].rl else []
-    if stage == "03_sft":
-        model = [StepKey(stage, MATCHED_TO, seed) for stage in ("03_sft", "04_grpo")]
-        return [split, *(model if ARMS[arm].matched else [])]
     if stage == "04_grpo":
-        return [split, *sft]
-    return (rl or sft)[-1:] or [StepKey("01_score")]
+        return [scored, split, *trained(arm, seed)[:-1]]
+    return [
+        scored,
+        *dict.fromkeys([split, taught]),
+        *(trained(MATCHED_TO, seed) if ARMS[arm].matched else []),
+    ]
+
+
+def not_kept(profile: profiles.Profile, key: StepKey) -> list[tuple[StepKey, str]]:
+    """The files that this step reads and that git does not keep: the step that makes each, and its name."""
+    stage, arm, seed = key
+    corpus = (StepKey("01_score"), "problems.parquet")
+    sets = (StepKey("02_split", None, seed), "sets.parquet")
+    answers = (StepKey("02_split", None, profile.seeds[0]), "answers.parquet")
+    match stage:
+        case "02_split":
+            return [corpus, answers] if seed != profile.seeds[0] else [corpus]
+        case "03_sft":
+            return [corpus, sets, answers]
+        case "04_grpo":
+            return [corpus, sets, *((made, "policy") for made in trained(arm, seed)[:-1])]
+        case "05_eval":
+            return [corpus, *((made, "policy") for made in trained(arm, seed)[-1:])]
+    return []
 
 
 # ---- how far a run is ----
 
 
-def made_otherwise(profile: profiles.Profile) -> list[Path]:
-    """Manifests of steps that other settings or other code than today's have made, and damaged ones.
+def to_do(profile: profiles.Profile, wanted: Collection[StepKey]) -> dict[StepKey, str]:
+    """The steps to be run so that the wanted ones are done, each with the reason, from what the results folder holds.
 
-    The workflow engine remembers only what it started itself; this also sees what was run by hand or cloned.
+    So a clone goes on from what is committed. A step is done when its manifest names today's settings and code and the
+    very manifests it reads, and its files are as it says. A file that git does not keep (paths.NOT_KEPT) may be missing: its step
+    runs again only when a step that is to be run reads it. What reads a step that runs again runs again.
     """
-    today = {s: (profiles.stage_settings(profile, s), sources.code_hash(s)) for s in paths.STAGES}
-    found = []
-    for key in steps(profile):
-        path = paths.manifest_path(profile.name, *key)
-        if not path.exists():
-            continue
-        manifest.refuse_other_format(path.parent)
-        try:
-            made = manifest.load(path)
-            same = (made.parameters, made.code) == today[key.stage]
-        except InputError:  # damaged
-            same = False
-        found += [] if same else [path]
-    return found
+    below = set(wanted)
+    for key in reversed(steps(profile)):
+        below |= set(earlier(profile, key)) if key in below else set()
+    keys = [key for key in steps(profile) if key in below]
+    today = {
+        stage: (profiles.stage_settings(profile, stage), sources.code_hash(stage)) for stage in paths.STAGES
+    }
+    found = {key: reason for key in keys if (reason := _why(profile, key, today[key.stage]))}
+    more = True
+    while more:
+        for key in keys:
+            if any(other in found for other in earlier(profile, key)):
+                found.setdefault(key, "what it reads is made again")
+        more = {
+            step: f"{name} is not here, and {manifest.label(*key)} needs it"
+            for key in found
+            for step, name in not_kept(profile, key)
+            if step not in found and not (paths.step_dir(profile.name, *step) / name).exists()
+        }
+        found |= more
+    return {key: found[key] for key in keys if key in found}
+
+
+def _why(profile: profiles.Profile, key: StepKey, today: tuple[dict, str]) -> str:
+    """Why a step is not done, looking at itself and at what it read; nothing if it is."""
+    path = paths.manifest_path(profile.name, *key)
+    if not path.exists():
+        return "it was not run yet, or not to its end"
+    manifest.refuse_other_format(path.parent)
+    try:
+        made = manifest.load(path)
+    except InputError:
+        return "its manifest is damaged"
+    if (made.parameters, made.code) != today:
+        return "it was made with other settings or code"
+    if made.inputs != _inputs(profile, key):
+        return "it was made from other results"
+    return manifest.damage(made)
+
+
+def _inputs(profile: profiles.Profile, key: StepKey) -> dict[str, str]:
+    """What the manifest of a step that were run now would name as inputs."""
+    read = [paths.manifest_path(profile.name, *other) for other in earlier(profile, key)]
+    return {paths.relative(path): disk.sha256_file(path) for path in read if path.exists()}
 
 
 def done(profile: profiles.Profile) -> set[StepKey]:
-    """Steps with a manifest that is not older than those of the steps they read."""
-    found: dict[StepKey, float] = {}
+    """Steps with a manifest that names those of the steps they read; a quick look, `to_do` decides."""
+    found = set()
     for key in steps(profile):
         path = paths.manifest_path(profile.name, *key)
-        before = earlier(profile, key)
-        if path.exists() and all(other in found for other in before):
-            when = path.stat().st_mtime
-            if all(found[other] <= when for other in before):
-                found[key] = when
-    return set(found)
+        if path.exists() and all(other in found for other in earlier(profile, key)):
+            try:
+                same = manifest.load(path).inputs == _inputs(profile, key)
+            except InputError:
+                same = False
+            found |= {key} if same else set()
+    return found
 
 
 def seconds_left(profile: profiles.Profile, now: StepKey) -> float | None:

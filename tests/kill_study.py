@@ -64,8 +64,8 @@ class Study:
     def start(self, stage: str) -> subprocess.Popen:
         """The workflow engine, as in the Makefile, up to the stage's step."""
         line = [
-            sys.executable, "-m", "snakemake", "--cores", "all", "--nolock", "--rerun-incomplete",
-            "--rerun-triggers", "mtime", "params", "input", "--quiet", "all", "--directory", str(self.root),
+            sys.executable, "-m", "snakemake", "--cores", "all", "--nolock", "--ignore-incomplete",
+            "--rerun-triggers", "mtime", "--quiet", "all", "--directory", str(self.root),
             "--snakefile", str(paths.REPO / "Snakefile"), str(self.folder(stage) / paths.MANIFEST),
             "--config", "profile=smoke", f"overrides={json.dumps(OVERRIDES)}",
         ]  # fmt: skip

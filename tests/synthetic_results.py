@@ -5,7 +5,7 @@ import pandas as pd
 
 from dereason_utils import disk, manifest
 from dereason_utils.hub_benchmarks import BENCHMARKS
-from dereason_utils.split import ARMS
+from dereason_utils.split import ARMS, seeds_of, sft_of
 
 SUBJECTS = ("mathematics", "physics", "chemistry", "biology", "computer science", "economics")
 # Chance of a correct answer at one step, and what each further step multiplies it with.
@@ -149,6 +149,19 @@ def rollouts(curve: pd.DataFrame, train: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", "answer", "step", "completion", "reward", "tokens"])
 
 
+def along_rl(seed: int, accuracies: list[float]) -> pd.DataFrame:
+    """04_grpo's looks at 40 held-out problems of five families; a problem is right while its rank is below the accuracy."""
+    rank = np.random.default_rng([seed, 7]).permutation(40)
+    rows = [
+        (f"t{i}", f"family{i % 5}", 2 * place, bool(rank[i] < 40 * accuracy))
+        for place, accuracy in enumerate(accuracies)
+        for i in range(40)
+    ]
+    return pd.DataFrame(rows, columns=["id", "family", "step", "correct"]).assign(
+        parse_failure=False, tokens=50, phase=1
+    )
+
+
 def size(sets: dict[str, int], selections: tuple[str, ...]) -> int:
     """Problems of a stage's selections; those without a size of their own are half of the pool."""
     return sum(sets.get(name, sets["all"] // 2) for name in selections)
@@ -156,11 +169,11 @@ def size(sets: dict[str, int], selections: tuple[str, ...]) -> int:
 
 def write(
     profile="cpu", arms=tuple(SKILL), seeds=(0,), test_size=240, gym_size=96, samples=4, train=800, rl_steps=24,
-    paper_size=0,
+    paper_size=0, other_seeds=None, looks=None,
 ):  # fmt: skip
     """Write all steps of a profile under $DEREASON_RESULTS, each with its manifest.
 
-    paper_size: where it is not 0, the paper's benchmarks with so many questions each, instead of ours.
+    looks: arm -> accuracies along RL, two steps apart, which its 04_grpo wrote down. paper_size: where it is not 0, the paper's benchmarks with so many questions each, instead of ours.
     """
 
     def step(stage, tables, arm=None, seed=None):
@@ -183,14 +196,17 @@ def write(
         sizes = [{"arm": a, "sft": size(sets, ARMS[a].sft), "rl": size(sets, ARMS[a].rl)} for a in arms]
         step("02_split", {"sizes.csv": pd.DataFrame(sizes)}, seed=seed)
         for arm in arms:
+            if seed not in seeds_of(arm, seeds, other_seeds):
+                continue
             if ARMS[arm].sft:
+                own = sft_of(arm)
                 step(
-                    "03_sft",
-                    {"steps.csv": sft_steps(arm, seed, size(sets, ARMS[arm].sft) // 16)},
-                    arm,
-                    seed,
+                    "03_sft", {"steps.csv": sft_steps(own, seed, size(sets, ARMS[own].sft) // 16)}, own, seed
                 )
             if ARMS[arm].rl:
                 curve = grpo_steps(arm, seed, rl_steps)
-                step("04_grpo", {"steps.csv": curve, "rollouts.parquet": rollouts(curve, train)}, arm, seed)
+                made = {"steps.csv": curve, "rollouts.parquet": rollouts(curve, train)}
+                if arm in (looks or {}):
+                    made["curve.parquet"] = along_rl(seed, looks[arm])
+                step("04_grpo", made, arm, seed)
             step("05_eval", {"items.parquet": items(arm, seed, asked, samples)}, arm, seed)

@@ -1,11 +1,13 @@
 """The CPU's own way through a Llama: the library's hidden states and gradient, the common beginning read once."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dereason_utils import cpu_llama
+from dereason_utils import cpu_llama, generate
 from dereason_utils.cpu_llama import causal_model, quick_training
 from dereason_utils.grpo import completion_log_probabilities
 
@@ -65,7 +67,7 @@ def test_hidden_states_and_gradient_are_those_of_the_plain_pass(model):
         return (a - b).norm() / b.norm()
 
     plain = run()
-    with quick_training(model, ROWS):
+    with quick_training(model):
         shared = run()
     assert read == [ids.numel(), len(PREFIX), ids.numel() - len(PREFIX) * len(ROWS)]
     assert [distance(a, b).item() < 1e-5 for a, b in zip(shared, plain, strict=True)] == [True, True]
@@ -75,18 +77,38 @@ def test_hidden_states_and_gradient_are_those_of_the_plain_pass(model):
 def test_a_batch_with_another_beginning_is_read_row_by_row(model):
     ids, mask = padded([[1, 2, 3, 4, 5, 6], *ROWS])
     plain = model(input_ids=ids, attention_mask=mask).logits
-    with quick_training(model, ROWS):
+    with quick_training(model):
         torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, plain)
 
 
-@pytest.mark.parametrize("start", [0, 1])
+def test_a_groups_prompt_is_read_once(model):
+    prompt = [*PREFIX, 41, 42, 43]
+    ids, mask = padded([[*prompt, 11, 12, 13], [*prompt, 12], [*prompt, 13, 14]])
+    read = []
+    backbone = causal_model(model).base_model
+    backbone.embed_tokens.register_forward_hook(lambda *args: read.append(args[1][0].numel()))
+    plain = model(input_ids=ids, attention_mask=mask).logits
+    with quick_training(model):
+        shared = model(input_ids=ids, attention_mask=mask).logits
+    assert read[1:] == [len(prompt), 3 * 3]
+    torch.testing.assert_close(shared * mask[..., None], plain * mask[..., None])
+
+
+def test_equal_rows_are_read(model):
+    ids, mask = padded([PREFIX] * 3)
+    plain = model(input_ids=ids, attention_mask=mask).logits
+    with quick_training(model):
+        torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, plain)
+
+
+@pytest.mark.parametrize("start", [[], [60]])
 def test_bfloat16_stays_near_float32_as_the_library_does(model, start):
-    ids, mask = padded([row * 4 for row in ROWS])
+    ids, mask = padded([row * 4 for row in ROWS] + [start * 9] * len(start))
     kept = mask[..., None]
     exact = causal_model(model).base_model(input_ids=ids, attention_mask=mask).last_hidden_state * kept
     half = model.to(torch.bfloat16)
     theirs = causal_model(half).base_model(input_ids=ids, attention_mask=mask).last_hidden_state * kept
-    with quick_training(half, [[]] if start else ROWS):
+    with quick_training(half):
         ours = causal_model(half).base_model(input_ids=ids, attention_mask=mask).last_hidden_state * kept
     assert ours.dtype == torch.bfloat16
     # Attention scores are rounded here, as in the library's eager attention, and not in its fused kernel.
@@ -95,11 +117,15 @@ def test_bfloat16_stays_near_float32_as_the_library_does(model, start):
 
 def test_a_model_whose_own_weights_are_trained_takes_the_plain_way(model):
     causal_model(model).base_model.embed_tokens.weight.requires_grad_(True)
-    with quick_training(model, ROWS):
+    with quick_training(model):
         assert "forward" not in vars(causal_model(model).base_model)
 
 
-def test_log_probabilities_are_those_of_the_full_logits(model):
+@pytest.mark.parametrize("frozen", [True, False])
+def test_log_probabilities_are_those_of_the_full_logits(model, frozen):
+    causal_model(model).base_model.norm.weight.requires_grad_(
+        not frozen
+    )  # then `Body` does not compute the model
     prompts, _ = padded(ROWS, left=True)
     completions = torch.tensor([[40, 41, 42], [43, 0, 0], [44, 45, 0]])
     kept = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]])
@@ -110,7 +136,7 @@ def test_log_probabilities_are_those_of_the_full_logits(model):
     expected = everything.gather(-1, completions[..., None]).squeeze(-1) * kept
     entropy = -(everything.exp() * everything).sum(-1) * kept
     slope = gradient(model, expected.sum())
-    with quick_training(model, ROWS):
+    with quick_training(model):
         found, found_entropy = completion_log_probabilities(model, ids, mask, 3, 0.7)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found_entropy, entropy, rtol=1e-4, atol=1e-5)
@@ -118,3 +144,29 @@ def test_log_probabilities_are_those_of_the_full_logits(model):
             gradient(model, found.sum()), slope, check_dtype=False, rtol=1e-4, atol=1e-5
         )
     assert not found_entropy.requires_grad
+
+
+def test_sampler_and_trainer_hold_the_same_probabilities(model):
+    """In bfloat16, of tokens that were really drawn: the mean importance ratio is 1 within 1%."""
+    half = model.to(torch.bfloat16)
+    half.generation_config.eos_token_id = 63
+    words = SimpleNamespace(pad_token_id=0, eos_token_id=63)
+    with torch.no_grad():
+        drawn = generate.sample(
+            half, words, ROWS, copies=40, max_new_tokens=24, temperature=1.0, seed=0, batch_size=120, watch=range(64)
+        )  # fmt: skip
+    pairs = [(row, c) for row, group in zip(ROWS, drawn, strict=True) for c in group]
+    assert len({len(c.tokens) for _, c in pairs}) > 5, "rows end at different times"
+    left, left_mask = padded([row for row, _ in pairs], left=True)
+    right, right_mask = padded([c.tokens for _, c in pairs])
+    with quick_training(half), torch.no_grad():
+        trainers, _ = completion_log_probabilities(
+            half, torch.cat([left, right], 1), torch.cat([left_mask, right_mask], 1), right.shape[1], 1.0
+        )
+    logits = [torch.tensor(c.watched).log_softmax(-1) for _, c in pairs]
+    held = torch.cat(
+        [x.gather(-1, torch.tensor(c.tokens)[:, None]) for x, (_, c) in zip(logits, pairs, strict=True)]
+    )
+    difference = trainers[right_mask.bool()] - held.squeeze(-1)
+    assert difference.exp().mean().item() == pytest.approx(1, abs=0.01)
+    assert difference.abs().mean() < 0.03

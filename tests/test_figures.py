@@ -60,7 +60,9 @@ def test_each_figure_is_written_with_its_data_and_source(name, drawn, read, tmp_
     assert width in (plotting.ONE_COLUMN, plotting.TWO_COLUMNS)
     names = plotting.save(figure, tmp_path, name, data, plotting.Provenance.of(read))
     assert names == [f"{name}.csv", f"{name}.png", f"{name}.pdf"]
-    assert imread(tmp_path / f"{name}.png").shape[1] == pytest.approx(200 * width, abs=1)
+    picture = imread(tmp_path / f"{name}.png")
+    assert picture.shape[1] == pytest.approx(200 * width, abs=1)
+    assert picture[0, 0, :3].tolist() == [1, 1, 1] and picture[..., 3].min() == 1, "white, on a dark page too"
     assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / f"{name}.csv"), data.reset_index(drop=True), check_dtype=False

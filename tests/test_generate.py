@@ -45,6 +45,7 @@ def test_greedy_equals_transformers_generate_whatever_the_batch(model, tokenizer
 def test_a_cache_that_runs_out_of_room_grows(model, tokenizer, monkeypatch):
     plain = run(model, tokenizer, temperature=1.0, copies=3, max_new_tokens=20)
     monkeypatch.setattr(generate.RoomyLayer, "ROOM", 3)
+    monkeypatch.setattr(generate.cpu_llama.Keys, "ROOM", 3)
     assert run(model, tokenizer, temperature=1.0, copies=3, max_new_tokens=20) == plain
 
 
@@ -55,14 +56,40 @@ def test_prompts_that_begin_alike_are_read_once_and_give_the_same(model, tokeniz
         assert ours.tokens == theirs.tolist()
 
 
-def test_a_frozen_llama_is_read_by_our_own_body_and_gives_the_same(model, tokenizer, monkeypatch):
-    plain = run(model, tokenizer)
+@pytest.fixture
+def frozen(model):
     for weight in model.parameters():
         weight.requires_grad_(False)
-    monkeypatch.setattr(model, "forward", None)  # the library's pass is not called
-    assert run(model, tokenizer) == plain
+    yield model
     for weight in model.parameters():
         weight.requires_grad_(True)
+
+
+@pytest.mark.parametrize("copies", [1, 5])
+@pytest.mark.parametrize("start", [[], [9], [9, 8, 7]])
+def test_keys_that_rows_share_give_the_draws_of_keys_of_their_own(
+    frozen, tokenizer, monkeypatch, copies, start
+):
+    """Rows end at different times, `own` grows, and prompts share a beginning or nothing."""
+    prompts = [[*start, *prompt] for prompt in PROMPTS]
+    settings = {"copies": copies, "temperature": 1.5, "max_new_tokens": 70, "batch_size": 64}
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen, "forward", None)  # the library's pass is not called
+        own = run(frozen, tokenizer, prompts, **settings)
+    assert len({len(c.tokens) for group in own for c in group}) > 1
+    monkeypatch.setattr(generate.cpu_llama, "is_readable", lambda model: False)
+    plain = run(frozen, tokenizer, prompts, **settings)
+    assert [c.tokens for group in own for c in group] == [c.tokens for group in plain for c in group]
+
+
+def test_watched_logits_are_those_of_the_drawn_places(frozen, tokenizer):
+    watch = [3, 200, 17]
+    for prompt, group in zip(
+        PROMPTS, run(frozen, tokenizer, copies=2, temperature=1.0, watch=watch), strict=True
+    ):
+        for completion in group:
+            logits = frozen(torch.tensor([prompt + completion.tokens])).logits[0, len(prompt) - 1 : -1, watch]
+            torch.testing.assert_close(torch.tensor(completion.watched), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_same_seed_same_tokens_and_another_seed_others(model, tokenizer):

@@ -1,5 +1,6 @@
 """GRPO: rewards are the checker's, savings leave the gradient as it is."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import small_policy
@@ -71,6 +72,17 @@ def test_sorting_cuts_padding_that_no_row_needs():
         assert batch["prompt_mask"].sum(1).max() == batch["prompt_mask"].shape[1]
 
 
+def test_sorting_by_prompt_keeps_a_prompts_rows_together():
+    """Rows 0 and 2 have one prompt, rows 1 and 3 the other, whose longest row is the shorter one."""
+    batches = [micro_batch([1.0, 1.0], [6, 4]), micro_batch([1.0, 1.0], [1, 3])]
+    for batch in batches:
+        batch["prompt_ids"] = torch.tensor([[0, 1, 2, 3], [0, 0, 5, 6]])
+        batch["prompt_mask"] = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 1]])
+    result = grpo.sort_window(batches, by_prompt=True)
+    assert contents(result) == contents(batches)
+    assert [batch["completion_mask"].sum(1).tolist() for batch in result] == [[3, 4], [1, 6]]
+
+
 def test_step_table_separates_rollout_and_update_time():
     history = [
         {"step": 1, "reward": 0.25, "loss": 0.1, "rollout_s": 3.0, "step_time": 5.0},
@@ -124,10 +136,10 @@ def policy_folder(tmp_path_factory):
     return small_policy.build(tmp_path_factory.mktemp("policy"))
 
 
-def train_on(texts, golds, folder, policy_folder, monkeypatch, **changes):
+def train_on(texts, golds, folder, policy_folder, monkeypatch, trainer=None, **changes):
     """GRPO on scripted completions, `texts` per question; (curve, advantages by question, weights changed).
 
-    changes: of the settings, which otherwise are one step of one update.
+    trainer: another class than ours. changes: of the settings, which otherwise are one step of one update.
     """
     model, tokenizer = models.load_policy(
         str(policy_folder), small_policy.settings(policy_folder), 0, train=True
@@ -144,7 +156,7 @@ def train_on(texts, golds, folder, policy_folder, monkeypatch, **changes):
 
         return rollout
 
-    class Watched(grpo.grpo_trainer_class()):
+    class Watched(trainer or grpo.grpo_trainer_class()):
         def _generate_and_score_completions(self, inputs):
             out = super()._generate_and_score_completions(inputs)
             for row, advantage in zip(inputs, out["advantages"].tolist(), strict=True):
@@ -198,3 +210,30 @@ def test_several_updates_on_the_same_rollouts_are_one_step(tmp_path, policy_fold
     assert curve[["loss", "grad_norm", "update_s"]].notna().all(axis=None)
     rollouts = grpo.collect_rollouts(tmp_path, 3)
     assert rollouts.groupby("step").size().to_dict() == {1: 8, 2: 8, 3: 8}
+
+
+def test_the_trajectory_is_that_of_plain_trl(tmp_path, policy_folder, monkeypatch):
+    """Fixed rollouts of different lengths, one group in three without variance, four steps of two micro-batches."""
+    from trl import GRPOTrainer
+
+    class Plain(GRPOTrainer):
+        def _get_train_sampler(self, dataset=None):
+            return training.draw_order_by_epoch(super()._get_train_sampler(dataset), self.args.data_seed)
+
+    right, wrong = "3 + 4 = 7. \\boxed{7}", "\\boxed{8}"
+    texts = {
+        "Ann has 3": [right, wrong, wrong, "no"],
+        "Ben": [right, wrong, right, "Heads"],
+        "Mia": [wrong] * 4,
+    }
+    changes = {"steps": 4, "micro_batch_size": 4, "save_every": 100, "learning_rate": 1e-2}
+    curves = []
+    for name, trainer in (("ours", None), ("plain", Plain)):
+        with monkeypatch.context() as patch:
+            curve, _, changed = train_on(
+                texts, ["7"] * 3, tmp_path / name, policy_folder, patch, trainer, **changes
+            )
+        assert changed
+        curves.append(curve[["loss", "grad_norm", "reward"]].to_numpy())
+    np.testing.assert_allclose(curves[0], curves[1], rtol=2e-2, atol=2e-3)
+    assert np.ptp(curves[0][:, 1]) > 1e-2, "the policy moves"

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dereason_utils import judge
+from dereason_utils import judge, tiny
+from dereason_utils.generate import Completion
 from dereason_utils.schema import Problem
 
 
@@ -50,6 +51,19 @@ def test_calibration_reply_parses_to_the_rubric():
             id="x", question="q", answer="1", answer_type="number", subject="s", family="f", steps=steps
         )
         assert judge.parse_rating(judge.calibration_reply(problem)) == judge.rubric(steps)
+
+
+@pytest.mark.parametrize(
+    ("reply", "place"),
+    [("It takes 2 steps.\nReasoningRequired: 3", -1), ("ReasoningRequired: 3\nor 4", None), ("None.", None)],
+)
+def test_the_ratings_logits_are_those_where_it_was_drawn(reply, place):
+    tokenizer = tiny._tokenizer(["It takes 2 steps. ReasoningRequired: 3"] * 4)
+    digits = judge._digits(tokenizer)
+    tokens = tokenizer(reply)["input_ids"]
+    watched = tuple([float(i)] * 5 for i in range(len(tokens)))
+    found = judge.logits_of_rating(Completion(tokens, True, 0.1, watched=watched), tokenizer, digits)
+    assert found == (watched[place] if place else None)
 
 
 def test_agreement_sees_a_perfect_judge_and_a_blind_one():

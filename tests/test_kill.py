@@ -52,10 +52,15 @@ def test_04_grpo_ends_with_the_same_bytes_after_its_kernel_was_killed(start, tmp
     # All that 04_grpo reads for this arm.
     monkeypatch.setenv("DEREASON_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path / "reference"))
-    split = manifest.begin("02_split", "smoke", seed=0, parameters={})
     corpus = corpora.load(profiles.load("smoke", OVERRIDES).corpus)
-    disk.write_table(split.folder / "rl_only_rl.parquet", corpus[corpus["split"] == "train"].assign(phase=1))
-    manifest.finish(split, outputs=["rl_only_rl.parquet"])
+    drawn = corpus.loc[corpus["split"] == "train", ["id"]].assign(all=True)
+    for stage, seed, name, table in (
+        ("01_score", None, "problems.parquet", corpus),
+        ("02_split", 0, "sets.parquet", drawn),
+    ):
+        before = manifest.begin(stage, "smoke", seed=seed, parameters={})
+        disk.write_table(before.folder / name, table)
+        manifest.finish(before, outputs=[name])
     shutil.copytree(tmp_path / "reference", tmp_path / "killed")
 
     finish(start())

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dereason_utils import paths, profiles, tiny
+from dereason_utils import paths, profiles
 from dereason_utils.errors import InputError
 
 
@@ -65,6 +65,20 @@ def test_override_replaces_a_section_as_a_whole():
     )
     assert profile.teacher == profiles.load("cpu").teacher and profile.corpus.name == "mini_stem"
     assert profile.sources["teacher.slip"] == "ours" and "teacher.name" not in profile.sources
+
+
+def test_a_profile_that_is_like_another_differs_in_what_it_gives_alone(tmp_path, monkeypatch):
+    for path in profiles.FOLDER.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "more.yaml").write_text("like: cpu\nseeds: !ours [0, 1]\nsplit:\n  threshold: !ours 2\n")
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+    plain, more = profiles.load("cpu"), profiles.load("more")
+    changed = {"seeds": (0, 1), "split": plain.split.model_copy(update={"threshold": 2}), "name": "more"}
+    sources = {**plain.sources, "split.threshold": "ours"}
+    assert more == plain.model_copy(update={**changed, "sources": sources})
+    (tmp_path / "odd.yaml").write_text("like: nothing\n")
+    with pytest.raises(InputError, match="Unknown profile 'nothing'"):
+        profiles.load("odd")
 
 
 def test_another_address_of_the_same_server_redoes_nothing():
@@ -153,9 +167,3 @@ def test_evaluation_settings_do_not_touch_training_stages():
     for stage in ("01_score", "02_split", "03_sft", "04_grpo"):
         assert profiles.stage_settings(plain, stage) == profiles.stage_settings(changed, stage)
     assert profiles.stage_settings(plain, "05_eval") != profiles.stage_settings(changed, "05_eval")
-
-
-def test_the_nano_policy_has_read_no_problem_of_its_corpus_families():
-    corpus = profiles.load("nano").corpus
-    assert set(corpus.families) == set(tiny.NANO_CORPUS)
-    assert not set(tiny.RECIPES["nano"].families) & set(corpus.families)

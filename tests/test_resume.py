@@ -8,7 +8,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from dereason_utils import benchmarks, corpora, evaluate, grpo, models, profiles, sft, training
+from dereason_utils import benchmarks, corpora, evaluate, grpo, models, profiles, rl_curve, sft, training
 
 PROFILE = profiles.load(
     "smoke",
@@ -138,6 +138,74 @@ def test_a_run_that_was_stopped_after_its_last_step_gains_no_step(whole, tmp_pat
     assert training.last_whole_checkpoint(tmp_path / "checkpoints") == newest
     RUN[stage](tmp_path)
     assert differing(made(tmp_path), made(folder)) == []
+
+
+# ---- two phases ----
+
+SHORT = {"sft": PROFILE.sft.model_copy(update={"epochs": 2, "batch_size": 4}),
+         "grpo": PROFILE.grpo.model_copy(update={"steps": 6, "save_every": 2, "evaluate_every": 2, "evaluate_size": 4})}  # fmt: skip
+
+
+def run_two_phases(stage, folder, looks=True):
+    """What 03_sft does for easy and then hard problems, 04_grpo for RL on easy and then on hard ones, looking along it."""
+    model, tokenizer = load()
+    train = CORPUS[CORPUS["split"] == "train"].sort_values("steps", kind="stable")
+    curves, rollouts, looked = [], [], []
+    look = rl_curve.measure(
+        model, tokenizer, rl_curve.problems(CORPUS, SHORT["grpo"], 0), STYLE, SHORT["grpo"], 0
+    )
+    for phase, part in enumerate((train[:8], train[8:]), 1):
+        own = folder / "checkpoints" / f"phase{phase}"
+        if stage == "sft":
+            examples = sft.tokenise(part, tokenizer, PROFILE.model)[0]
+            curves.append(sft.train(model, tokenizer, examples, [], SHORT["sft"], own, 0))
+        else:
+            tuning = SHORT["grpo"].model_copy(update={"steps": training.share_out(6, 2)[phase - 1]})
+            along = [rl_curve.every_so_often(look, own, tuning)] if looks else []
+            curves.append(grpo.train(model, tokenizer, part, STYLE, tuning, own, 0, callbacks=along))
+            rollouts.append(grpo.collect_rollouts(own, tuning.steps))
+            looked += [rl_curve.collect(own)] if looks else []
+    models.save_policy(model, tokenizer, folder / "policy")
+    training.write_curve(folder, training.one_after_the_other(curves))
+    if rollouts:
+        training.one_after_the_other(rollouts).to_parquet(folder / "rollouts.parquet")
+    if looked:
+        training.one_after_the_other(looked).to_parquet(folder / "curve.parquet")
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_training_that_stopped_in_its_second_phase_ends_as_one_that_was_not(stage, tmp_path, monkeypatch):
+    run_two_phases(stage, tmp_path / "whole")
+    curve = pd.read_csv(tmp_path / "whole" / "steps.csv")
+    second = curve[curve["phase"] == 2]
+    assert curve["phase"].value_counts().to_dict() == {1: len(curve) / 2, 2: len(curve) / 2}
+    assert curve["grad_norm"].gt(0).groupby(curve["phase"]).any().all(), "both phases have something to learn"
+
+    class InPhaseTwo(stop_at(len(second))):
+        def on_log(self, args, *rest, **more):
+            if args.output_dir.endswith("phase2"):
+                super().on_log(args, *rest, **more)
+
+    folder = tmp_path / "stopped"
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr({"sft": sft, "grpo": grpo}[stage], "stop_on_nan", InPhaseTwo)
+        run_two_phases(stage, folder)
+    begun = training.last_whole_checkpoint(folder / "checkpoints" / "phase2")
+    assert begun is not None and not begun.endswith(f"-{len(second)}")
+    times = pd.read_csv(tmp_path / "whole" / "timing.csv")
+
+    run_two_phases(stage, folder)
+    assert differing(made(folder), made(tmp_path / "whole")) == []
+    assert len(pd.read_csv(folder / "timing.csv")) == len(times)
+
+
+def test_looking_along_rl_changes_nothing_of_it(tmp_path):
+    for looks in (True, False):
+        run_two_phases("grpo", tmp_path / str(looks), looks)
+    assert differing(made(tmp_path / "True"), made(tmp_path / "False")) == ["curve.parquet"]
+    rows = pd.read_parquet(tmp_path / "True" / "curve.parquet")
+    assert rows.groupby("phase")["step"].unique().map(list).to_dict() == {1: [0, 2, 3], 2: [3, 5, 6]}
+    assert rows.groupby(["phase", "step"])["id"].nunique().eq(4).all()
 
 
 # ---- evaluation ----

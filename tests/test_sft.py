@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import small_policy
 
-from dereason_utils import profiles, prompts, sft, tiny
+from dereason_utils import models, profiles, prompts, sft, tiny
 from dereason_utils.errors import InputError
 
 SETTINGS = profiles.load("smoke").model
@@ -99,3 +100,27 @@ def test_a_matched_training_has_exactly_the_updates_that_its_cost_asks_for(unit,
     tuned = sft.matched(settings, examples, unit, amount)
     assert math.ceil(tuned.epochs * 3) == updates
     assert tuned.model_copy(update={"epochs": 2}) == settings
+
+
+def test_the_trajectory_is_that_of_plain_trl(tmp_path, monkeypatch):
+    from trl import SFTTrainer
+
+    class Plain(SFTTrainer):
+        _get_train_sampler = sft.sft_trainer_class()._get_train_sampler
+
+    folder = small_policy.build(tmp_path / "policy")
+    own = small_policy.settings(folder)
+    texts = pd.DataFrame({"question": [f"Ann has {n} pens." for n in range(20)]})
+    texts["response"] = [f"{'3 + 4 = 7. ' * (n % 5)}\\boxed{{{n}}}" for n in range(20)]
+    settings = profiles.load("smoke").sft.model_copy(
+        update={"batch_size": 4, "micro_batch_size": 2, "epochs": 1, "learning_rate": 1e-2}
+    )
+    curves = []
+    for trainer in (sft.sft_trainer_class(), Plain):
+        monkeypatch.setattr(sft, "sft_trainer_class", lambda trainer=trainer: trainer)
+        model, tokenizer = models.load_policy(str(folder), own, 0, train=True)
+        examples, _ = sft.tokenise(texts, tokenizer, own)
+        curve = sft.train(model, tokenizer, examples, examples[:3], settings, tmp_path / trainer.__name__, 0)
+        curves.append(curve[["loss", "grad_norm", "validation_loss"]].to_numpy())
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-2)
+    assert curves[0][-1, 0] < curves[0][0, 0]

@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from dereason_utils import paths, profiles
+from dereason_utils import paths, profiles, split
 from dereason_utils.split import ARMS
 from dereason_utils.verify import verify_many
 
 PROFILE = profiles.load("smoke")
 SNAKEMAKE = [
-    sys.executable, "-m", "snakemake", "--cores", "all", "--nolock", "--rerun-incomplete", "--quiet", "all",
-    "--rerun-triggers", "mtime", "params", "input", "--config", "profile=smoke",
+    sys.executable, "-m", "snakemake", "--cores", "all", "--nolock", "--ignore-incomplete", "--quiet", "all",
+    "--rerun-triggers", "mtime", "--config", "profile=smoke",
 ]  # fmt: skip
 
 
@@ -72,21 +72,23 @@ def test_rl_changed_the_weights_that_sft_left(study):
 def test_rewards_are_what_the_checker_says(study):
     problems = pd.read_parquet(study[0] / "01_score" / "problems.parquet").set_index("id")
     for arm in (arm for arm in PROFILE.arms if ARMS[arm].rl):
-        rollouts = pd.read_parquet(step(study, "04_grpo", arm) / "rollouts.parquet")
+        folder = step(study, "04_grpo", arm)
+        rollouts, texts = (pd.read_parquet(folder / f"{n}.parquet") for n in ("rollouts", "completions"))
+        assert rollouts[["id", "step"]].equals(texts[["id", "step"]])
         own = problems.loc[rollouts["id"]]
-        verdicts = verify_many(own["question"], own["answer"], rollouts["completion"], own["answer_type"])
+        verdicts = verify_many(own["question"], own["answer"], texts["completion"], own["answer_type"])
         assert rollouts["reward"].tolist() == [float(v.verdict == "correct") for v in verdicts]
         curve = pd.read_csv(step(study, "04_grpo", arm) / "steps.csv")
         np.testing.assert_allclose(curve["reward"], rollouts.groupby("step")["reward"].mean(), atol=1e-6)
 
 
 def test_arms_trained_on_their_own_problems(study):
-    splits = study[0] / "02_split" / "seed0"
+    drawn = pd.read_parquet(study[0] / "02_split" / "seed0" / "sets.parquet")
+    problems = pd.read_parquet(study[0] / "01_score" / "scores.parquet")
     for arm in (arm for arm in PROFILE.arms if ARMS[arm].rl):
         rollouts = pd.read_parquet(step(study, "04_grpo", arm) / "rollouts.parquet")
-        assert set(rollouts["id"]) <= set(pd.read_parquet(splits / f"{arm}_rl.parquet")["id"])
-    easy = pd.read_parquet(splits / "dereason_sft.parquet")
-    hard = pd.read_parquet(splits / "dereason_rl.parquet")
+        assert set(rollouts["id"]) <= set(split.arm_set(problems, drawn, arm, "rl")["id"])
+    easy, hard = (split.arm_set(problems, drawn, "dereason", use) for use in ("sft", "rl"))
     assert easy["score"].max() == 3 and hard["score"].min() == 4
 
 

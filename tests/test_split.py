@@ -120,6 +120,13 @@ def test_parts_of_the_pool_hold_each_other():
     assert ids("all") > ids("1_in_2") > ids("1_in_4") > ids("1_in_8") > ids("1_in_16")
 
 
+DRAWN = split.selections(PROBLEMS, 3, 0)
+
+
+def arm_sets(arm):
+    return tuple(split.arm_set(PROBLEMS, DRAWN, arm, use) for use in ("sft", "rl"))
+
+
 EXPECTED = {  # arm: the scores that SFT's phases see, those that RL's see
     "base": ([], []),
     "sft_only": (["12345"], []),
@@ -145,14 +152,12 @@ def test_each_phase_of_an_arm_sees_its_scores(arm):
             return []
         return ["".join(map(str, sorted(set(rows["score"])))) for _, rows in part.groupby("phase")]
 
-    assert tuple(map(phases, split.arm_sets(PROBLEMS, arm, 3, 0))) == EXPECTED[arm]
+    assert tuple(map(phases, arm_sets(arm))) == EXPECTED[arm]
 
 
 @pytest.mark.parametrize("arm", split.ARMS)
 def test_every_arm_can_be_drawn_and_no_stage_sees_a_problem_twice(arm):
-    for names, part in zip(
-        (split.ARMS[arm].sft, split.ARMS[arm].rl), split.arm_sets(PROBLEMS, arm, 3, 0), strict=True
-    ):
+    for names, part in zip((split.ARMS[arm].sft, split.ARMS[arm].rl), arm_sets(arm), strict=True):
         assert (part is None) == (names == ())
         if part is not None:
             assert part["phase"].unique().tolist() == list(range(1, len(names) + 1))
@@ -163,18 +168,21 @@ def test_every_arm_can_be_drawn_and_no_stage_sees_a_problem_twice(arm):
     "arm", ["dereason", "random_split", "reversed", "subject_matched_random", "passrate_split"]
 )
 def test_splits_share_no_problem_between_sft_and_rl(arm):
-    sft, rl = split.arm_sets(PROBLEMS, arm, 3, 0)
+    sft, rl = arm_sets(arm)
     assert not set(sft["id"]) & set(rl["id"])
     assert len(sft) + len(rl) == len(SCORED)
 
 
 def test_sizes_count_overlap_and_subjects():
-    sets = {arm: split.arm_sets(PROBLEMS, arm, 3, 0) for arm in split.ARMS}
-    table = split.sizes(sets).set_index("arm")
+    known = PROBLEMS.assign(answered=True, prompt_tokens=10, answer_tokens=3)
+    table = split.sizes(known, DRAWN).set_index("arm")
     assert table.loc["dereason", ["sft", "rl", "shared"]].tolist() == [100, 80, 0]
     assert table.loc["sft_all_then_hard_rl", ["sft", "rl", "shared"]].tolist() == [180, 80, 80]
     assert table.loc["sft_then_hard_sft", ["sft", "rl"]].tolist() == [180, 0]
     assert table.loc["base", ["sft", "rl"]].tolist() == [0, 0]
+    assert table.loc["dereason", ["sft_tokens", "rl_tokens"]].tolist() == [1300, 800]
+    silent = split.sizes(known.assign(answered=known.index > 0), DRAWN).set_index("arm")
+    assert silent.loc["dereason", ["sft", "rl"]].tolist() == [99, 80]
     assert table.loc["dereason", "sft_mathematics"] == (chosen("easy")["subject"] == "mathematics").mean()
 
 
@@ -192,8 +200,47 @@ def test_an_empty_selection_is_named():
 
 
 @pytest.mark.fault
+def test_what_the_pool_cannot_give_is_left_out_and_named_where_an_arm_needs_it():
+    problems = pool([1, 2, 3, 4] * 5)
+    drawn = split.selections(problems, 3, 0)
+    assert set(split.selections(PROBLEMS, 3, 0)) - set(drawn) == {"score_5", "above_4"}
+    with pytest.raises(InputError, match="'score_5' has no problems"):
+        split.selections(problems, 3, 0, needed={"score_5"})
+    with pytest.raises(
+        InputError, match="02_split has no selection 'score_5', which the arm 'rl_score_5' needs"
+    ):
+        split.arm_set(problems, drawn, "rl_score_5", "rl")
+
+
+def test_what_is_drawn_is_kept_by_id_and_read_back_in_the_pools_order():
+    rows = split.arm_set(PROBLEMS, DRAWN, "random_split", "sft")
+    pd.testing.assert_frame_equal(rows.drop(columns="phase"), chosen("random_easy_sized"), check_dtype=False)
+    assert split.arm_set(PROBLEMS.iloc[:9], DRAWN, "sft_only", "sft")["id"].tolist() == [
+        f"p{i}" for i in range(9) if i != 8
+    ]
+
+
+def test_arms_with_the_same_sft_share_it_and_a_matched_one_does_not():
+    shared = {arm: split.sft_of(arm) for arm in split.ARMS}
+    assert [arm for arm, name in shared.items() if name == "sft_only"] == [
+        "sft_only", "sft_all_then_rl_all", "sft_all_then_hard_rl",
+    ]  # fmt: skip
+    assert [arm for arm, name in shared.items() if name == "dereason"] == [
+        "dereason", *(f"sft_rl_score_{score}" for score in range(1, 6)),
+    ]  # fmt: skip
+    assert shared["sft_only_tokens"] == "sft_only_tokens" and shared["rl_only"] is None
+
+
+def test_seeds_of_arms():
+    assert split.seeds_of("base", (3, 5, 8), None) == (3,)
+    assert split.seeds_of("dereason", (3, 5, 8), 2) == (3, 5, 8)
+    assert split.seeds_of("reversed", (3, 5, 8), 2) == (3, 5)
+    assert split.seeds_of("reversed", (3, 5, 8), None) == (3, 5, 8)
+
+
+@pytest.mark.fault
 def test_unknown_arms_and_selections_are_named():
     with pytest.raises(InputError, match="Unknown arm 'dereson'"):
-        split.arm_sets(PROBLEMS, "dereson", 3, 0)
+        split.names_of("dereson")
     with pytest.raises(InputError, match="no selection 'eassy'"):
         chosen("eassy")

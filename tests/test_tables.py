@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import synthetic_results
 
-from dereason_utils import manifest, paths, render, results, sources, stats, tables
+from dereason_utils import figure_data, manifest, measures, paths, render, results, sources, stats, tables
 from dereason_utils.errors import InputError
 
 ARM_NAMES = list(synthetic_results.SKILL)
@@ -406,3 +406,44 @@ def test_unscorable_questions_count_for_no_arm(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic_results, "items", spoiled)
     synthetic_results.write("cpu", arms=("base", "sft_only"), test_size=30, gym_size=12, train=64)
     assert results.load("cpu", ["base", "sft_only"], [0]).items["item_id"].nunique() == 41
+
+
+# ---- arms with fewer seeds ----
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """Three seeds for the paper's arms, two for `reversed`, and an SFT that two arms share."""
+    arms = ("base", "sft_only", "dereason", "sft_all_then_rl_all", "reversed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEREASON_RESULTS", str(tmp_path_factory.mktemp("uneven")))
+        sizes = {"test_size": 48, "gym_size": 24, "samples": 2, "train": 64, "rl_steps": 9}
+        synthetic_results.write("smoke", arms, (0, 1, 2), other_seeds=2, **sizes)
+        yield results.load("smoke", arms, (0, 1, 2), other_seeds=2)
+
+
+def test_each_arm_has_its_own_seeds_and_the_base_model_stands_under_each(uneven):
+    assert uneven.seeds_of("dereason") == uneven.seeds_of("base") == (0, 1, 2)
+    assert uneven.seeds_of("dereason", "reversed") == (0, 1)
+    assert tables.accuracy(uneven, "general").groupby("arm")["seeds"].first()["reversed"] == 2
+    base = uneven.items[uneven.items["arm"] == "base"].groupby("seed")["correct"].mean()
+    assert base.nunique() == 1
+
+
+def test_arms_are_paired_by_the_seeds_that_both_have(uneven):
+    found = tables.differences(uneven, [("dereason", "reversed"), ("dereason", "sft_only")])
+    assert found.groupby("b")["seeds"].unique().map(list).to_dict() == {"reversed": [2], "sft_only": [3]}
+    row = found[(found["b"] == "reversed") & (found["scope"] == "mini_stem easy")].iloc[0]
+    items = uneven.items[(uneven.items["benchmark"] == "mini_stem easy") & (uneven.items["seed"] < 2)]
+    means = 100 * items.groupby("arm")["correct"].mean()
+    assert row["difference"] == pytest.approx(means["dereason"] - means["reversed"], abs=0.006)
+    ((_, estimate),) = measures.average(uneven, {"dereason": 1, "reversed": -0.5, "base": -0.5})
+    assert estimate.seeds == 2
+
+
+def test_an_arm_is_charged_for_the_sft_that_it_shares(uneven):
+    assert set(uneven.sft["arm"]) == {"sft_only", "dereason", "reversed"}
+    cost = figure_data.cost(uneven).set_index("arm")
+    own = [m for m in uneven.manifests if m.arm == "sft_all_then_rl_all" and m.stage == "03_sft"]
+    assert own == [] and cost.loc["sft_all_then_rl_all", "hours"] >= 0
+    assert cost.loc["sft_all_then_rl_all", "rl_tokens"] > 0

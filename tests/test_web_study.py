@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from test_hub_benchmarks import ROWS as BENCHMARK_ROWS
 
-from dereason_utils import corpora, profiles, prompts, raters, run
+from dereason_utils import corpora, profiles, prompts, raters, run, split, teacher
 from dereason_utils.errors import InputError
 from dereason_utils.hub_benchmarks import BENCHMARKS
 
@@ -111,15 +111,18 @@ def test_the_ratings_are_the_servers_and_every_reply_is_kept(study):
 
 def test_the_teachers_answers_are_checked_and_cut_ones_are_left_out_of_sft(study):
     folder = study[0] / "02_split" / "seed0"
-    easy = pd.read_parquet(folder / "dereason_sft.parquet")
+    problems = pd.read_parquet(study[0] / "01_score" / "problems.parquet")
+    answers, drawn = (pd.read_parquet(folder / name) for name in ("answers.parquet", "sets.parquet"))
+    answered = teacher.with_answer(problems.merge(answers, on="id"))
+    easy = split.arm_set(answered, drawn, "dereason", "sft")
     numbers = easy["id"].str.rpartition("-")[2].astype(int)
-    assert easy["score"].max() <= 3 and 10 not in set(numbers)
+    scores = pd.read_parquet(study[0] / "01_score" / "scores.parquet").set_index("id")["score"]
+    assert scores[easy["id"]].max() <= 3 and 10 not in set(numbers)
     assert easy["response_correct"].tolist() == (numbers % 4 != 1).tolist()
-    problems = pd.read_parquet(study[0] / "01_score" / "problems.parquet").set_index("id")
-    cut = problems.loc["webinstruct_verified-10", "split"]
+    cut = problems.set_index("id").loc["webinstruct_verified-10", "split"]
     table = pd.read_csv(folder / "teacher.csv")
     assert table["unanswered"].sum() == int(cut == "train") and table["unscorable"].sum() == 0
-    assert len(pd.read_parquet(folder / "validation.parquet")) == 8 - int(cut == "validation")
+    assert (answered["split"] == "validation").sum() == 8 - int(cut == "validation")
     assert len(pd.read_parquet(folder / "replies.parquet")) == 40
     assert pd.read_csv(folder / "sizes.csv")["sft_mean_steps"].isna().all()
 

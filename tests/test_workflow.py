@@ -52,9 +52,12 @@ def test_every_step_comes_after_those_that_it_reads():
         "02_split": 2,
         "03_sft": 6,
         "04_grpo": 6,
-        "05_eval": 10,
+        "05_eval": 9,  # the base model is the same whatever the seed
         "06_figures": 1,
     }
+
+
+SCORED, SPLIT = StepKey("01_score"), StepKey("02_split", None, 0)
 
 
 @pytest.mark.parametrize(
@@ -62,23 +65,48 @@ def test_every_step_comes_after_those_that_it_reads():
     [
         (StepKey("01_score"), []),
         (StepKey("02_split", None, 0), [StepKey("01_score")]),
-        (StepKey("03_sft", "dereason", 0), [StepKey("02_split", None, 0)]),
-        (StepKey("04_grpo", "rl_only", 0), [StepKey("02_split", None, 0)]),
-        (StepKey("04_grpo", "dereason", 0), [StepKey("02_split", None, 0), StepKey("03_sft", "dereason", 0)]),
-        (StepKey("05_eval", "base", 0), [StepKey("01_score")]),
-        (StepKey("05_eval", "sft_only", 0), [StepKey("03_sft", "sft_only", 0)]),
-        (StepKey("05_eval", "dereason", 0), [StepKey("04_grpo", "dereason", 0)]),
+        (StepKey("02_split", None, 1), [SCORED, SPLIT]),
+        (StepKey("03_sft", "dereason", 0), [SCORED, SPLIT]),
+        (StepKey("03_sft", "dereason", 1), [SCORED, StepKey("02_split", None, 1), SPLIT]),
+        (StepKey("04_grpo", "rl_only", 0), [SCORED, SPLIT]),
+        (StepKey("04_grpo", "dereason", 0), [SCORED, SPLIT, StepKey("03_sft", "dereason", 0)]),
+        (StepKey("04_grpo", "sft_rl_score_2", 0), [SCORED, SPLIT, StepKey("03_sft", "dereason", 0)]),
+        (StepKey("05_eval", "base", 0), [SCORED]),
+        (StepKey("05_eval", "sft_only", 0), [SCORED, StepKey("03_sft", "sft_only", 0)]),
+        (StepKey("05_eval", "dereason", 0), [SCORED, StepKey("04_grpo", "dereason", 0)]),
     ],
 )
 def test_what_a_step_reads(key, reads):
-    assert workflow.earlier(profiles.load("cpu"), key) == reads
+    assert workflow.earlier(profiles.load("cpu", {"seeds": [0, 1]}), key) == reads
+
+
+def test_equal_sft_is_trained_once_even_for_an_arm_that_is_not_compared():
+    arms = ["base", "sft_all_then_rl_all", "sft_all_then_hard_rl", "dereason", "sft_rl_score_1"]
+    profile = profiles.load("cpu", {"arms": arms})
+    trained = [key.arm for key in workflow.steps(profile) if key.stage == "03_sft"]
+    assert trained == ["sft_only", "dereason"]
+    workflow.check(profile, StepKey("03_sft", "sft_only", 0))
+    with pytest.raises(InputError, match="goes on from the SFT of 'sft_only'"):
+        workflow.check(profile, StepKey("03_sft", "sft_all_then_rl_all", 0))
+
+
+def test_arms_that_the_paper_lacks_may_have_fewer_seeds():
+    settings = {"arms": ["base", "dereason", "reversed"], "seeds": [0, 1, 2], "other_seeds": 2}
+    profile = profiles.load("cpu", settings)
+    seeds = {
+        arm: [k.seed for k in workflow.steps(profile) if k[:2] == ("05_eval", arm)] for arm in profile.arms
+    }
+    assert seeds == {"base": [0], "dereason": [0, 1, 2], "reversed": [0, 1]}
+    with pytest.raises(InputError, match="of its runs there are those of the seeds 0, 1"):
+        workflow.check(profile, StepKey("05_eval", "reversed", 2))
 
 
 def test_a_matched_arm_comes_after_the_arm_whose_cost_it_reads():
     profile = profiles.load("cpu", {"arms": ["sft_only_tokens", "dereason"]})
     (key,) = [key for key in workflow.steps(profile) if key[:2] == ("03_sft", "sft_only_tokens")]
     assert workflow.earlier(profile, key) == [
-        StepKey("02_split", None, 0),
+        SCORED,
+        SPLIT,
         StepKey("03_sft", "dereason", 0),
         StepKey("04_grpo", "dereason", 0),
     ]
@@ -163,7 +191,17 @@ def test_only_changes_that_can_change_a_result_count(small_package, file, old, n
     path = small_package / file
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
+    sources._read_code.cache_clear()  # a change within the clock's resolution that keeps the size
     assert (sources.code_hash("03_sft") != before) == counts
+
+
+def test_what_a_later_python_adds_to_its_syntax_trees_changes_no_hash(small_package, monkeypatch):
+    before = sources.code_hash("03_sft")
+    for kind in (ast.FunctionDef, ast.ClassDef):  # as 3.12 did with type_params
+        monkeypatch.setattr(kind, "_fields", (*kind._fields, "later"))
+        monkeypatch.setattr(kind, "later", [], raising=False)
+    sources._read_code.cache_clear()
+    assert sources.code_hash("03_sft") == before
 
 
 def test_plots_are_no_part_of_training_and_training_is_no_part_of_plots():
@@ -176,10 +214,10 @@ def test_plots_are_no_part_of_training_and_training_is_no_part_of_plots():
 # ---- the engine ----
 
 
-def engine_line(roots, *words, arms=ARMS, profile="smoke", quiet="all"):
+def engine_line(roots, *words, arms=ARMS, profile="smoke"):
     flags = re.search(r"-m snakemake (.*)", (paths.REPO / "Makefile").read_text())[1].split()
     overrides = "overrides=" + json.dumps({"arms": arms})
-    line = [sys.executable, "-m", "snakemake", *flags, "--quiet", quiet, "--directory", roots]
+    line = [sys.executable, "-m", "snakemake", *flags, "--quiet", "all", "--directory", roots]
     return [
         *line,
         "--snakefile",
@@ -248,13 +286,124 @@ def test_the_engine_runs_what_is_out_of_date_and_nothing_else(roots):
     subprocess.run([sys.executable, "-m", "dereason_utils.run", *by_hand], check=True, capture_output=True)
     done, steps, _ = snakemake(roots)
     assert steps == ["05_eval base seed 0", "06_figures"]
-    assert "was made with other settings or code" in done.stderr
+    assert "05_eval base seed 0 is done again: it was made with other settings or code." in done.stderr
 
-    # A fresh clone with committed results: no metadata, no corpus. Everything runs.
+    # A clone of what is committed: no models, none of Snakemake's records, dates in any order. Nothing is to be done.
     shutil.rmtree(roots / ".snakemake")
-    (roots / "results" / "smoke" / "01_score" / "problems.parquet").unlink()
-    done = snakemake(roots, "--dry-run", quiet="host")[0]
-    assert re.search(rf"^total\s+{len(all_steps) + 1}$", done.stdout, flags=re.MULTILINE)
+    for policy in roots.glob("results/**/policy"):
+        shutil.rmtree(policy)
+    for when, path in enumerate(sorted(roots.glob("results/**/*.*"), reverse=True)):
+        os.utime(path, (1e9 + when, 1e9 + when))
+    assert snakemake(roots)[1] == []
+
+    # Another setting of 05 there: what it needs of 03 is trained again, in the dry run too.
+    path = paths.manifest_path("smoke", "05_eval", "sft_only", 0)
+    edit(path, '"samples": 2', '"samples": 3')
+    again = ["03_sft sft_only seed 0", "05_eval sft_only seed 0", "06_figures"]
+    done = snakemake(roots, "--dry-run")[0]
+    assert done.stdout.splitlines() == [
+        f"{again[0]}: policy is not here, and 05_eval sft_only seed 0 needs it",
+        f"{again[1]}: it was made with other settings or code",
+        "06_figures: it was made from other results",
+    ]
+    assert path.exists()
+    assert snakemake(roots)[1] == again
+    assert snakemake(roots)[1] == []
+
+
+# ---- what is to be done, without the engine ----
+
+STUDY = {"arms": ["base", "sft_only", "sft_all_then_rl_all"], "seeds": [0, 1]}
+SFT, RL = (
+    StepKey(stage, arm, 0) for stage, arm in (("03_sft", "sft_only"), ("04_grpo", "sft_all_then_rl_all"))
+)
+SFT_EVAL, RL_EVAL = (StepKey("05_eval", key.arm, 0) for key in (SFT, RL))
+FIGURES = StepKey("06_figures")
+
+
+@pytest.fixture
+def committed(roots):
+    """All steps of a small study as they are in git: without the models. Returns the profile."""
+    profile = profiles.load("smoke", STUDY)
+    for key in workflow.steps(profile):
+        step = manifest.begin(
+            *key[:1], "smoke", *key[1:], parameters=profiles.stage_settings(profile, key.stage)
+        )
+        written = ("rows.csv", "problems.parquet", "sets.parquet", "answers.parquet")
+        for name in (*written, "policy/weights"):
+            disk.write_text(step.folder / name, f"{key} {name}")
+        before = [
+            manifest.load(paths.manifest_path("smoke", *other)) for other in workflow.earlier(profile, key)
+        ]
+        manifest.finish(step, before, [*written, "policy"])
+        shutil.rmtree(step.folder / "policy")
+    return profile
+
+
+def to_do(profile):
+    return list(workflow.to_do(profile, workflow.steps(profile)))
+
+
+def test_with_all_there_but_the_models_nothing_is_to_be_done(committed):
+    assert to_do(committed) == []
+    assert workflow.done(committed) == set(workflow.steps(committed))
+
+
+def test_a_changed_setting_runs_its_stage_again_and_trains_what_that_needs(committed):
+    changed = profiles.load("smoke", {**STUDY, "eval.seed": 8})
+    again = [key for key in workflow.steps(changed) if key.stage not in ("01_score", "02_split")]
+    assert to_do(changed) == again
+    reasons = workflow.to_do(changed, workflow.steps(changed))
+    assert reasons[RL] == "policy is not here, and 05_eval sft_all_then_rl_all seed 0 needs it"
+
+
+def test_a_changed_setting_of_rl_leaves_sft_s_results_be(committed):
+    changed = profiles.load("smoke", {**STUDY, "arms": ["sft_all_then_rl_all"], "grpo.steps": 9})
+    assert {key.stage for key in to_do(changed)} == {"03_sft", "04_grpo", "05_eval", "06_figures"}
+    disk.write_text(paths.step_dir("smoke", *SFT) / "policy" / "weights", f"{SFT} policy/weights")
+    assert SFT not in to_do(changed)
+
+
+@pytest.mark.parametrize(
+    ("key", "again"),
+    [
+        (FIGURES, [FIGURES]),
+        (
+            SFT_EVAL,
+            [SFT, RL, SFT_EVAL, RL_EVAL, FIGURES],
+        ),  # 04 reads the same SFT, whose bytes may be others here
+        (RL_EVAL, [SFT, SFT_EVAL, RL, RL_EVAL, FIGURES]),
+        (StepKey("05_eval", "base", 0), [StepKey("05_eval", "base", 0), FIGURES]),
+    ],
+)
+@pytest.mark.parametrize("damage", ["changed", "missing", "no manifest"])
+def test_a_result_that_is_missing_or_changed_is_made_again(committed, key, again, damage):
+    path = paths.step_dir("smoke", *key) / (paths.MANIFEST if damage == "no manifest" else "rows.csv")
+    path.write_text("other") if damage == "changed" else path.unlink()
+    assert sorted(to_do(committed)) == sorted(again)
+
+
+def test_a_model_that_is_here_saves_its_training(committed):
+    paths.manifest_path("smoke", *SFT_EVAL).unlink()
+    disk.write_text(paths.step_dir("smoke", *SFT) / "policy" / "weights", f"{SFT} policy/weights")
+    assert to_do(committed) == [SFT_EVAL, FIGURES]
+    disk.write_text(paths.step_dir("smoke", *SFT) / "policy" / "weights", "cut")
+    assert SFT in to_do(committed)
+
+
+def test_another_seed_reads_what_the_first_left_and_trains_nothing_of_it(committed):
+    more = profiles.load("smoke", {**STUDY, "seeds": [0, 1, 2]})
+    assert {key.seed for key in to_do(more)} == {2, None}
+    assert StepKey("01_score") not in to_do(more)
+    one = [key for key in workflow.steps(more) if key.seed == 2]
+    assert list(workflow.to_do(more, one)) == one
+
+
+def test_a_missing_corpus_is_made_again_only_where_it_is_read(committed):
+    (paths.step_dir("smoke", "01_score") / "problems.parquet").unlink()
+    assert to_do(committed) == []
+    paths.manifest_path("smoke", "05_eval", "base", 0).unlink()
+    assert to_do(committed) == workflow.steps(committed)
 
 
 @pytest.mark.parametrize("program", ["snakemake", "make"])
@@ -284,10 +433,11 @@ def test_ctrl_c_ends_everything_within_ten_seconds_and_says_how_to_go_on(roots, 
 
 def test_a_dry_run_lists_every_step_of_the_profile_and_writes_nothing(roots):
     profile = profiles.load("cpu")
-    done = snakemake(roots, "--dry-run", arms=list(profile.arms), profile="cpu", quiet="host")[0]
-    assert done.returncode == 0, done.stderr
-    # Beside the steps, Snakemake counts the rule that asks for them all.
-    assert re.search(rf"^total\s+{len(workflow.steps(profile)) + 1}$", done.stdout, flags=re.MULTILINE)
+    done = snakemake(roots, "--dry-run", arms=list(profile.arms), profile="cpu")[0]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [
+        manifest.label(*key) for key in workflow.steps(profile)
+    ]
     assert not (roots / "results").exists()
 
 
@@ -387,7 +537,7 @@ def test_every_package_that_is_imported_is_pinned():
     names |= {
         node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level
     }
-    own = {"dereason_utils", *(path.stem for path in paths.REPO.glob("tests/*.py"))}
+    own = {"dereason_utils", *(path.stem for path in paths.REPO.glob("tests/**/*.py"))}
     modules = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - own
     # tests/fuzz_verify.py and tests/harness_agreement.py name these with a version, for environments of their own.
     pinned = {*pins("cpu"), *pins("gpu"), "atheris", "lm-eval"}

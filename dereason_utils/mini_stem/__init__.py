@@ -4,9 +4,11 @@ from dereason_utils.mini_stem.generate import (
     FAMILIES,
     JUDGE_FAMILIES,
     MAX_STEPS,
+    NUMBERS,
     generate,
     generate_judge_calibration,
     rebuild,
+    split_of,
 )
 from dereason_utils.mini_stem.teacher import solve
 
@@ -14,8 +16,10 @@ __all__ = [
     "FAMILIES",
     "JUDGE_FAMILIES",
     "MAX_STEPS",
+    "NUMBERS",
     "generate",
     "generate_judge_calibration",
     "rebuild",
     "solve",
+    "split_of",
 ]

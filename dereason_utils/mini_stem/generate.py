@@ -110,6 +110,11 @@ def _percent(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 100
 
 
+def split_of(key: str) -> str:
+    """The split to which a content (`Instance.key`) belongs."""
+    return next(name for name, (low, high) in SPLITS.items() if low <= _percent(key) < high)
+
+
 def _mathematics(families) -> list[str]:
     return [name for name in families if _subject(name) == "mathematics"]
 

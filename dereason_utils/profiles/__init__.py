@@ -3,7 +3,8 @@
 A profile is a YAML file in this folder. Each value carries a tag that says where it comes from:
 `!paper` (DeReason, arXiv 2603.11193), `!gr` (General-Reasoner, arXiv 2505.14652) or `!ours` (the paper is silent or
 the scale forces another value). `load` checks names, types and ranges (sections.py); `Profile.sources` keeps the tags.
-Where a profile leaves the revision of a hub id open, `load` takes it from pins.json, which `make pins` writes.
+Where a profile leaves the revision of a hub id open, `load` takes it from pins.json, which `make pins` writes. A profile
+that begins with `like: <another>` has that one's sections and values but for those that it gives itself.
 """
 
 import json
@@ -43,11 +44,11 @@ STAGES = ("01_score", "02_split", "03_sft", "04_grpo", "05_eval", "06_figures")
 # What each stage's result depends on: a changed evaluation number does not retrain.
 STAGE_SECTIONS = {
     "01_score": ("model", "corpus", "judge", "pass_rate", "sft"),
-    "02_split": ("corpus", "split", "teacher", "arms"),
+    "02_split": ("corpus", "split", "teacher"),
     "03_sft": ("model", "hardware", "sft"),
     "04_grpo": ("model", "hardware", "grpo"),
     "05_eval": ("model", "hardware", "eval", "split"),
-    "06_figures": ("arms", "seeds"),
+    "06_figures": ("arms", "seeds", "other_seeds"),
 }
 
 
@@ -85,6 +86,15 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def files(name: str) -> list[Path]:
+    """The profile's file, after that of the profile it is like. Raises InputError for an unknown profile."""
+    if name not in names():
+        raise InputError(f"Unknown profile {name!r}: choose one of {', '.join(names())}.")
+    path = FOLDER / f"{name}.yaml"
+    base = yaml.load(path.read_text(encoding="utf-8"), _Loader).get("like")
+    return [*(files(base) if base else []), path]
+
+
 def presets(name: str) -> dict[str, dict]:
     """The profile's presets by name: for each, dotted setting -> (value, source). One of them may be empty."""
     return yaml.load((FOLDER / f"{name}.yaml").read_text(), _Loader).get("presets") or {}
@@ -98,15 +108,13 @@ def load(name: str, overrides: dict[str, object] | None = None) -> Profile:
     overrides come after it. Raises InputError for an unknown profile, preset or name and for a value of the wrong type
     or out of range.
     """
-    if name not in names():
-        raise InputError(f"Unknown profile {name!r}: choose one of {', '.join(names())}.")
-    path = FOLDER / f"{name}.yaml"
     tree, sources, overrides = {"name": name}, {}, dict(overrides or {})
-    for section, settings in yaml.load(path.read_text(), _Loader).items():
-        if section != "presets":
-            _unpack(tree, sources, section, settings, path.name)
+    for path in files(name):
+        for section, settings in yaml.load(path.read_text(encoding="utf-8"), _Loader).items():
+            if section not in ("presets", "like"):
+                _unpack(tree, sources, section, settings, path.name)
     if (preset := overrides.pop("preset", None)) is not None:
-        _take_preset(tree, sources, preset, presets(name), path.name)
+        _take_preset(tree, sources, preset, presets(name), f"{name}.yaml")
     for key, value in overrides.items():
         _override(tree, sources, key, value)
     _fill_pins(tree)

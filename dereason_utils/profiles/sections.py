@@ -212,6 +212,8 @@ class Grpo(Section):
     mask_truncated: bool
     save_every: PositiveInt  # optimizer steps between checkpoints
     probe_size: PositiveInt  # hard training problems of the pass@k probe before RL
+    evaluate_every: NonNegativeInt  # steps between evaluations of the policy along RL (Figure 6); 0 = never
+    evaluate_size: PositiveInt  # held-out problems of such an evaluation
 
 
 class Eval(Section):
@@ -267,6 +269,9 @@ class Profile(Section):
     name: str
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     arms: tuple[str, ...] = Field(min_length=1)
+    other_seeds: (
+        PositiveInt | None
+    )  # arms that the paper lacks have the first so many of the seeds; null: all
     canary: bool  # the first minute's check on a CPU too; on a GPU it always runs
     model: Model
     hardware: Hardware
@@ -279,6 +284,14 @@ class Profile(Section):
     grpo: Grpo
     eval: Eval
     sources: dict[str, str]
+
+    @pydantic.field_validator("seeds")
+    @classmethod
+    def _ascending(cls, value):
+        """So that the seeds of two arms agree as far as the shorter list goes."""
+        if list(value) != sorted(set(value)):
+            raise ValueError("the seeds must ascend, each once")
+        return value
 
     @pydantic.model_validator(mode="after")
     def _fits(self):
@@ -300,6 +313,8 @@ class Profile(Section):
             raise ValueError("sft: batch_size is not a multiple of micro_batch_size x hardware.processes")
         if processes > 1 and not self.model.full_finetuning:
             raise ValueError("hardware: processes above 1 need model.full_finetuning")
+        if processes > 1 and self.grpo.evaluate_every:
+            raise ValueError("grpo: evaluate_every above 0 needs hardware.processes 1")
         if processes > 1 and self.hardware.sampler == "own":
             raise ValueError("hardware: processes above 1 need the sampler vllm")
         if self.hardware.server and self.hardware.sampler != "vllm":
