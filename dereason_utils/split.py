@@ -99,14 +99,20 @@ def seeds_of(arm: str, seeds: Sequence[int], other_seeds: int | None) -> tuple[i
 
 
 def select(problems: pd.DataFrame, name: str, threshold: int, seed: int) -> pd.DataFrame:
-    """One selection of the pool, in the pool's order.
+    """One selection of the pool, in the pool's order; `membership` says which problems it needs and has."""
+    return problems[membership(problems, name, threshold, seed)].reset_index(drop=True)
+
+
+def membership(problems: pd.DataFrame, name: str, threshold: int, seed: int) -> np.ndarray:
+    """Whether each problem is in a selection: booleans in the order of `problems`.
 
     problems: one row per problem with the columns id, subject and score (1-5; rows without one are in no selection);
     `easy_right` needs response_correct and `passrate_...` needs pass_rate too. easy is score <= threshold, hard the
     rest. The random selections, and those by pass rate, have the sizes of easy and hard and share nothing; they depend
     on the seed alone. Raises InputError for an unknown name and for a selection, or a side of the split, without problems.
     """
-    pool = problems[problems["score"].notna()].reset_index(drop=True)
+    found = problems["score"].notna().to_numpy(copy=True)
+    pool = problems[found].reset_index(drop=True)
     hard = pool["score"] > threshold
     if hard.all() or not hard.any():
         side = "at most" if hard.all() else "above"
@@ -114,10 +120,10 @@ def select(problems: pd.DataFrame, name: str, threshold: int, seed: int) -> pd.D
             f"No problem is scored {side} {threshold}: the split has an empty side; "
             "check 01_score's histogram or change split.threshold."
         )
-    chosen = pool[_chosen(pool, name, hard, seed).to_numpy(bool)]
-    if chosen.empty:
+    found[found] = _chosen(pool, name, hard, seed).to_numpy(bool)
+    if not found.any():
         raise InputError(f"The selection {name!r} has no problems: leave out the arms that use it.")
-    return chosen.reset_index(drop=True)
+    return found
 
 
 def _chosen(pool: pd.DataFrame, name: str, hard: pd.Series, seed: int) -> pd.Series:
@@ -185,7 +191,7 @@ def selections(
     columns = {"id": problems["id"]}
     for name in dict.fromkeys(name for arm in ARMS for name in names_of(arm)):
         try:
-            columns[name] = problems["id"].isin(select(problems, name, threshold, seed)["id"])
+            columns[name] = membership(problems, name, threshold, seed)
         except InputError:
             if name in needed:
                 raise

@@ -81,7 +81,9 @@ def draw(folder: Path) -> list[str]:
             for v in COLOURS
             if v in set(found["variant"])
         ]
-        axis.legend(handles=[*colours, *shapes], loc="lower right", fontsize=6.5, frameon=False, ncols=2)
+        figure.legend(
+            handles=[*colours, *shapes], loc="outside lower center", fontsize=6.5, frameon=False, ncols=4
+        )
         label_ends(axis, ends)
         for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             with disk.atomic_path(folder / f"roofline.{ending}") as path:
