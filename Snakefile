@@ -39,7 +39,8 @@ if DRY_RUN:
 RUN = ["exec", sys.executable, "-m", "dereason_utils.run", "--with-parent", "--profile", PROFILE.name]
 RUN += [word for key, value in OVERRIDES.items() for word in ("-o", f"{key}={json.dumps(value)}")]
 RUN = shlex.join(RUN).replace("{", "{{").replace("}", "}}")
-ALL_CORES = os.cpu_count()  # training uses every core, so that on one machine one step runs at a time
+# Snakemake tells each step's libraries their threads, and starts as many steps as there are cores for.
+THREADS = max(1, os.cpu_count() // PROFILE.steps_at_once)
 
 
 def reads(stage):
@@ -69,7 +70,7 @@ rule all:
 rule score:
     output:
         writes("01_score"),
-    threads: ALL_CORES
+    threads: THREADS
     shell:
         RUN + " 01_score"
 
@@ -88,7 +89,7 @@ rule sft:
         reads("03_sft"),
     output:
         writes("03_sft"),
-    threads: ALL_CORES
+    threads: THREADS
     shell:
         RUN + " 03_sft --arm {wildcards.arm} --seed {wildcards.seed}"
 
@@ -98,7 +99,7 @@ rule grpo:
         reads("04_grpo"),
     output:
         writes("04_grpo"),
-    threads: ALL_CORES
+    threads: THREADS
     shell:
         RUN + " 04_grpo --arm {wildcards.arm} --seed {wildcards.seed}"
 
@@ -108,7 +109,7 @@ rule evaluate:
         reads("05_eval"),
     output:
         writes("05_eval"),
-    threads: ALL_CORES
+    threads: THREADS
     shell:
         RUN + " 05_eval --arm {wildcards.arm} --seed {wildcards.seed}"
 

@@ -1,6 +1,7 @@
 """Files that are whole or not there, and the disk's errors in a sentence."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -50,6 +51,15 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             sync(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Within the block this process is the only one that has the folder; others wait until it leaves or dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{TEMPORARY}lock", "w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
 
 
 def sync_folder(folder: Path) -> None:

@@ -153,7 +153,7 @@ def finish(step: Step, inputs: Sequence[Manifest | Path | str] = (), outputs: Se
         commit=step.commit,
         wall_s=round(time.monotonic() - step.begun, 1),
         peak_memory_mb=round(peak_memory() / 2**20),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        cores=threads(),
         finished=datetime.now(UTC).replace(microsecond=0),
     )
     disk.write_text(step.folder / paths.MANIFEST, manifest.model_dump_json(indent=1) + "\n")
@@ -253,6 +253,13 @@ def hold(folder: Path) -> None:
 def release(folder: Path) -> None:
     if folder in _locks:
         _locks.pop(folder).close()
+
+
+def threads() -> int:
+    """Cores that this process computes on: those that it may use, or fewer where OMP_NUM_THREADS says so."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(told)) if told.isdecimal() and int(told) else cores
 
 
 def peak_memory() -> int:

@@ -28,12 +28,11 @@ def locate(settings: Model) -> str:
 
     Raises InputError for a hub id without a commit hash: a branch would be another model tomorrow.
     """
-    if settings.name == SMOLLM2:
-        return str(fetch_smollm2())
-    if settings.name in ("tiny", "nano"):
+    if settings.name in (SMOLLM2, "tiny", "nano"):
         from dereason_utils import tiny
 
-        return str(tiny.build(settings.name))
+        with disk.one_at_a_time(paths.cache_root()):  # steps that run at once must not make it twice
+            return str(fetch_smollm2() if settings.name == SMOLLM2 else tiny.build(settings.name))
     if not Path(settings.name).is_dir() and not is_commit(settings.revision):
         raise InputError(
             f"Model {settings.name!r} has the revision {settings.revision!r}: run `make pins`, or set "

@@ -49,7 +49,8 @@ def machine_for(profile: profiles.Profile, card_memory: float | None, preset: st
             "--preset 24gb or --card-memory 24 (make plan PRESET=24gb, or CARD_MEMORY=24)."
         )
     if card_memory is None:
-        return Machine(needs.CPU, 1, psutil.virtual_memory().available, gpu=False)
+        memory = psutil.virtual_memory().available / profile.steps_at_once
+        return Machine(needs.CPU, 1, memory, gpu=False)
     fits = [card for card in needs.CARDS if card.memory_gb <= card_memory * 1.1] or [needs.CARDS[0]]
     return Machine(fits[-1], cards, card_memory * GB * needs.USABLE, gpu=True)
 

@@ -126,7 +126,11 @@ def departures(profile: Profile) -> pd.DataFrame:
         why = WHY.get(name, "") if not why or why.startswith(("the paper", "General-Reasoner")) else why
         different.append((name, source + _plain(theirs), _plain(value), why))
     for name, value, source in profiles.settings_table(profile):
-        if name not in given.index and source == "ours" and name not in ("seeds", "other_seeds", "arms"):
+        if (
+            name not in given.index
+            and source == "ours"
+            and name not in ("seeds", "other_seeds", "arms", "steps_at_once")
+        ):
             silent.append((name, "silent", _plain(value), said.get(name, "")))
     silent = [row for row in silent if row[0] not in TOLD]
     return pd.DataFrame(_method(profile) + different + silent, columns=["setting", "paper", "ours", "why"])

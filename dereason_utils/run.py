@@ -17,6 +17,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import nbformat
 import papermill
@@ -83,7 +84,8 @@ def run_step(profile_name: str, key: workflow.StepKey, overrides: dict[str, obje
     begun = time.monotonic()
     with disk.errors(target), _removed_in_the_end(working):
         target.parent.mkdir(parents=True, exist_ok=True)
-        reason = execute(notebook, working, parameters)
+        label = manifest.label(*key) if profile.steps_at_once > 1 else ""
+        reason = execute(notebook, working, parameters, label)
         if reason is None and _identity(proof) in (None, before):
             reason = UNPROVEN
         if reason and working.exists():
@@ -113,7 +115,22 @@ def check_parameters_cell(notebook: Path, parameters: dict[str, object]) -> None
         )
 
 
-def execute(notebook: Path, output: Path, parameters: dict[str, object]) -> str | None:
+class Labelled:
+    """Writes text with a label before each line, so that one can tell the lines of steps that run at once."""
+
+    def __init__(self, stream: TextIO, label: str):
+        self.stream, self.label, self.is_within = stream, label, False
+
+    def write(self, text: str) -> None:
+        for line in text.splitlines(keepends=True):
+            self.stream.write(line if self.is_within else f"{self.label}  {line}")
+            self.is_within = not line.endswith("\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def execute(notebook: Path, output: Path, parameters: dict[str, object], label: str = "") -> str | None:
     """Run the notebook and save it to `output`, showing its text output. Returns why it failed, or None.
 
     Nothing of the kernel is left behind, also after Ctrl-C or SIGTERM, which raise KeyboardInterrupt here.
@@ -130,8 +147,8 @@ def execute(notebook: Path, output: Path, parameters: dict[str, object]) -> str 
                     km=kernel,
                     cwd=paths.REPO,
                     progress_bar=False,  # tqdm's widgets freeze in saved notebooks; ours are plain lines
-                    stdout_file=sys.stdout,
-                    stderr_file=sys.stderr,
+                    stdout_file=Labelled(sys.stdout, label) if label else sys.stdout,
+                    stderr_file=Labelled(sys.stderr, label) if label else sys.stderr,
                     start_timeout=START_TIMEOUT,
                     iopub_timeout=IOPUB_TIMEOUT,
                 )
@@ -219,7 +236,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error in {manifest.label(*key)}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped. Give the same command again to go on from the last checkpoint.", file=sys.stderr)
+        stopped = manifest.label(options.stage, options.arm, options.seed)
+        print(
+            f"{stopped} stopped. Give the same command again to go on from the last checkpoint.",
+            file=sys.stderr,
+        )
         return 130
     return 0
 

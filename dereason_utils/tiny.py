@@ -57,8 +57,8 @@ RECIPES = {
         seed=11,
         families=("mathematics.arithmetic", "physics.resistors", "chemistry.carbon_skeleton", "biology.wallace",
                   "computer_science.pointers", "economics.ledger"),
-        reasoning=(1, 5), calculations=0.4, corpus_of="nano",
-        vocabulary=896, digits=2, shape=_shape(256, 640, 4, 8, 512), steps=700, rows=16, window=256,
+        reasoning=(1, 4), calculations=0.4, corpus_of="nano",
+        vocabulary=896, digits=2, shape=_shape(256, 640, 4, 8, 512), steps=2500, rows=16, window=256,
         learning_rate=4e-3, bfloat16=True,
     ),
 }  # fmt: skip

@@ -193,7 +193,7 @@ def seconds_left(profile: profiles.Profile, now: StepKey) -> float | None:
         if not same:
             return None
         total += sum(same) / len(same)
-    return total
+    return total / profile.steps_at_once
 
 
 def _duration(notebook: Path) -> float | None:

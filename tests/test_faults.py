@@ -254,7 +254,7 @@ def test_a_kernel_that_hangs_and_heeds_no_signal_is_stopped_at_once(roots):
     runner.send_signal(signal.SIGINT)
     _, error = runner.communicate(timeout=60)
     assert runner.returncode == 130
-    assert error.startswith(b"Stopped. Give the same command again")
+    assert error.startswith(b"02_split seed 0 stopped. Give the same command again")
     kernel = int(note.read_text())
     assert not psutil.pid_exists(kernel) or psutil.Process(kernel).status() == psutil.STATUS_ZOMBIE
     assert not paths.manifest_path("smoke", "02_split", seed=0).exists()

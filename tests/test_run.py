@@ -167,7 +167,7 @@ def test_a_stopped_run_ends_at_once_with_all_its_processes(roots, number):
     _, err = runner.communicate(timeout=30)
     assert time.monotonic() - begun < 10
     assert runner.returncode == 130
-    assert err == "Stopped. Give the same command again to go on from the last checkpoint.\n"
+    assert err == "02_split seed 0 stopped. Give the same command again to go on from the last checkpoint.\n"
     assert not _runs(child)
     assert left_over(roots / "runs") == []
     assert not paths.manifest_path("smoke", "02_split", seed=0).exists()
@@ -263,4 +263,4 @@ def test_the_header_tells_how_long_is_left(roots):
         path = paths.run_notebook_path("smoke", *key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"metadata": {"papermill": {"duration": 60.0}}}))
-    assert run.header(profile, now).endswith("0 of 6 steps done  |  about 6m left, going by earlier runs")
+    assert run.header(profile, now).endswith("0 of 6 steps done  |  about 3m left, going by earlier runs")

@@ -311,6 +311,27 @@ def test_the_engine_runs_what_is_out_of_date_and_nothing_else(roots):
     assert snakemake(roots)[1] == []
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core runs one step at a time")
+def test_steps_that_do_not_need_each_other_share_the_cores(roots):
+    """Each of two trainings waits for the other to begin; a line of output says whose it is."""
+    waiting = """import os, time
+other = {"sft_only": "dereason", "dereason": "sft_only"}[arm]
+end = time.monotonic() + 60
+while not (step.folder.parents[1] / other / f"seed{seed}" / manifest.LOCK).exists():
+    assert time.monotonic() < end
+    time.sleep(0.1)
+print("threads", os.environ["OMP_NUM_THREADS"])
+print("""
+    path = roots / "notebooks" / "03_sft.ipynb"
+    edit(path, "print(", json.dumps(waiting)[1:-1])
+    done, _, _ = snakemake(roots, arms=["base", "sft_only", "dereason"])
+    assert (done.returncode, done.stderr) == (0, "")
+    for arm in ("sft_only", "dereason"):
+        assert f"03_sft {arm} seed 0  threads {os.cpu_count() // 2}\n" in done.stdout
+        made = manifest.load(paths.manifest_path("smoke", "03_sft", arm, 0))
+        assert made.cores == os.cpu_count() // 2
+
+
 # ---- what is to be done, without the engine ----
 
 STUDY = {"arms": ["base", "sft_only", "sft_all_then_rl_all"], "seeds": [0, 1]}
@@ -424,10 +445,12 @@ def test_ctrl_c_ends_everything_within_ten_seconds_and_says_how_to_go_on(roots, 
     os.killpg(run.pid, signal.SIGINT)  # what a terminal does: to every process in the foreground
     output, error = run.communicate(timeout=30)
     assert time.monotonic() - begun < 10
-    left = psutil.wait_procs(started, timeout=0.5)[1]  # an orphan that has ended may still wait for PID 1 to take note
+    left = psutil.wait_procs(started, timeout=0.5)[
+        1
+    ]  # an orphan that has ended may still wait for PID 1 to take note
     assert [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
     assert run.returncode != 0
-    sentence = "Stopped. Give the same command again to go on from the last checkpoint."
+    sentence = "02_split seed 0 stopped. Give the same command again to go on from the last checkpoint."
     assert (output + error).count(sentence) == 1
     assert "Traceback" not in output + error
 

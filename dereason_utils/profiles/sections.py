@@ -273,6 +273,9 @@ class Profile(Section):
         PositiveInt | None
     )  # arms that the paper lacks have the first so many of the seeds; null: all
     canary: bool  # the first minute's check on a CPU too; on a GPU it always runs
+    # Steps that run beside each other on one machine and share its cores and memory. Small products gain little from
+    # a second thread, so that two steps of one thread are quicker than one of two.
+    steps_at_once: PositiveInt
     model: Model
     hardware: Hardware
     corpus: Corpus
