@@ -70,7 +70,7 @@ rule all:
 rule score:
     output:
         writes("01_score"),
-    threads: THREADS
+    threads: os.cpu_count()  # nothing can run beside it
     shell:
         RUN + " 01_score"
 

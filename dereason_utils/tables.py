@@ -144,7 +144,7 @@ def pass_and_majority(read: Results) -> pd.DataFrame:
                     {"arm": arm, "table": table, "measure": f"pass@{k}"}
                     | _one_per_question(values, questions, table, arm)
                 )
-            voted = _majority(items[items["arm"] == arm], questions)
+            voted = _majority(items[items["arm"] == arm], correct.shape)
             rows.append(
                 {"arm": arm, "table": table, "measure": f"maj@{copies}"}
                 | _one_per_question(voted, questions, table, arm)
@@ -380,12 +380,11 @@ def _one_per_question(values: np.ndarray, questions: pd.DataFrame, table: str, a
     }
 
 
-def _majority(items: pd.DataFrame, questions: pd.DataFrame) -> np.ndarray:
-    """[seeds, questions]: maj@K of each question, in the order of `questions`."""
-    votes = items.groupby(["seed", "item_id"])[["extracted", "correct"]].apply(
-        lambda rows: stats.maj_at_k(list(rows["extracted"]), list(rows["correct"]))
-    )
-    return votes.unstack("item_id")[questions["item_id"]].to_numpy()
+def _majority(items: pd.DataFrame, shape: tuple[int, int, int]) -> np.ndarray:
+    """[seeds, questions]: maj@K of each question, in the order of `results.cube`, whose shape is given."""
+    rows = items.sort_values(["seed", "benchmark", "item_id", "sample"], kind="stable")
+    answers, correct = (rows[name].to_numpy(object).reshape(-1, shape[2]) for name in ("extracted", "correct"))
+    return np.array([stats.maj_at_k(*pair) for pair in zip(answers, correct, strict=True)]).reshape(shape[:2])
 
 
 def _mean_of_means(values: np.ndarray, questions: pd.DataFrame) -> float:

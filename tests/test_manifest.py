@@ -275,3 +275,23 @@ def test_a_worker_that_outlives_its_step_does_not_hold_the_folder():
     fork = "import os\nstep.folder\nif os.fork() == 0:\n    time.sleep(5)\n    os._exit(0)\nos._exit(0)"
     subprocess.run([sys.executable, "-c", HOLD.replace("time.sleep(60)", fork)], cwd=paths.REPO, check=True)
     assert begin().seed == 0
+
+
+def test_what_several_steps_make_is_made_by_one_at_a_time(tmp_path):
+    make = f"""
+import pathlib, sys, time
+from dereason_utils import disk
+made = pathlib.Path({str(tmp_path)!r}) / "model"
+
+with disk.one_at_a_time(made.parent):
+    if made.exists():
+        sys.exit("found")
+    time.sleep(1)
+    made.write_text("once")
+"""
+    started = [
+        subprocess.Popen([sys.executable, "-c", make], stderr=subprocess.PIPE, text=True, cwd=paths.REPO)
+        for _ in range(2)
+    ]
+    assert sorted(one.communicate(timeout=60)[1].strip() for one in started) == ["", "found"]
+    assert sorted(one.returncode for one in started) == [0, 1]
