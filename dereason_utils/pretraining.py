@@ -1,8 +1,9 @@
-"""What a small policy is pretrained on, and how: windows of text, half calculations and half worked problems.
+"""What a small policy is pretrained on, and how: windows of text, calculations and problems.
 
-A base model is not made of problems alone. Most of what this one reads are running calculations, which teach the
-operations that its problems' steps consist of with ten tokens each; the worked problems, most of them short, teach
-what a question asks for. Documents follow each other without padding, so a window needs no attention mask.
+A base model is not made of problems alone. Much of what this one reads are running calculations, which teach the
+operations that its problems' steps consist of with ten tokens each; the problems, most of them short, teach what a
+question asks for. Where few are worked, as on the web, the model can work problems out and mostly does not: it guesses.
+Documents follow each other without padding, so a window needs no attention mask.
 """
 
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ def problem(recipe, rng: np.random.Generator, known: set[str]) -> str:
 
 
 def documents(recipe, tokenizer, known: set[str]) -> Iterator[Document]:
-    """Without end: calculations (loss on everything) and problems (loss on the solution alone)."""
+    """Without end: calculations (loss on everything) and problems (loss on the solution or bare answer alone)."""
     rng = np.random.default_rng(recipe.seed)
     while True:
         if rng.random() < recipe.calculations:
@@ -52,12 +53,16 @@ def documents(recipe, tokenizer, known: set[str]) -> Iterator[Document]:
             yield ids, [True] * len(ids)
             continue
         name = problem(recipe, rng, known)
-        question = mini_stem.rebuild(name).question
+        instance = mini_stem.rebuild(name)
+        question = instance.question
         if rng.random() < PROMPTED:
             asked = prompts.tokenise_prompt(question, tokenizer, "plain")
         else:
             asked = tokenizer(f"{question}\nSolution:\n")["input_ids"]
-        solved = tokenizer(mini_stem.solve(name, recipe.seed, 0.0))["input_ids"] + [tokenizer.eos_token_id]
+        is_worked = recipe.worked == 1 or rng.random() < recipe.worked
+        bare = rf"\boxed{{{instance.answer(instance.trace()[-1].result)}}}"
+        solution = mini_stem.solve(name, recipe.seed, 0.0) if is_worked else bare
+        solved = tokenizer(solution)["input_ids"] + [tokenizer.eos_token_id]
         yield asked + solved, [False] * len(asked) + [True] * len(solved)
 
 
