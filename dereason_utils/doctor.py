@@ -194,6 +194,15 @@ def found_gpus() -> list[tuple[str, float]]:
     return [(f"{name}, driver {driver}", float(mib) * 2**20) for name, driver, mib in rows]
 
 
+def driver_cuda() -> str | None:
+    """The newest CUDA that the driver runs, e.g. '13.0', by the head of nvidia-smi's page; None without one."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False)
+    found = re.search(r"CUDA[A-Za-z ]* Version\s*:\s*(\d+\.\d+)", done.stdout)
+    return found[1] if found else None
+
+
 def findings(lock: str) -> Iterator[Finding]:
     """All of them, cheap ones first. lock: what this environment was, or should have been, made from."""
     yield python(sys.version_info[:3])
