@@ -227,8 +227,8 @@ def check_disk(profile: profiles.Profile, gpu: bool) -> None:
     free, wanted = shutil.disk_usage(root).free, disk_need(profile, gpu)
     if free < wanted:
         raise InputError(
-            f"{root} has {free / GB:.1f} GB free and the run needs about {wanted / GB:.1f} GB: free some, or choose "
-            "another disk with DEREASON_RESULTS."
+            f"{root} has {free / GB:.1f} GB free and the run needs about {wanted / GB:.1f} GB, models from "
+            "the hub included: free some, or choose other disks with DEREASON_RESULTS and HF_HOME."
         )
 
 
