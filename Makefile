@@ -5,7 +5,7 @@
 # make pins                                             write the hub's commits into dereason_utils/profiles/pins.json
 # make test-vllm                                        the tests that need vLLM, in an environment of their own (3.5 GB)
 # make plan [PROFILE=...] [PRESET=...] [CARD_MEMORY=GB] [CARDS=n] [PRICE=...]   memory, hours and cost, before anything runs
-# make doctor                                           what is wrong with this installation
+# make doctor [PROFILE=...]                             what is wrong with this installation; PROFILE=single_gpu: with .venv-gpu
 # make test-locks                                       the GPU's lock resolves for three releases of Python
 # make test-contracts                                   the GPU's calls against the packages of its lock (350 MB)
 # make bench                                            this project beside plain TRL and the machine's ceiling (20 minutes)
@@ -58,7 +58,7 @@ plan: setup
 
 # Not after setup: it is for an installation that may be broken.
 doctor: | $(PY)
-	@$(PY) -m dereason_utils.doctor
+	@$(PY) -m dereason_utils.doctor --lock $(LOCK)
 
 register: setup
 	@$(PY) -m dereason_utils.registration --profile $(PROFILE)

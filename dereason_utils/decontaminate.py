@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import hub_benchmarks, hub_data
+from dereason_utils import hub_benchmarks
 from dereason_utils.profiles import pinned
 
-SETTINGS = ("corpus.benchmark_folder", "its line in pins.json")
+SETTING = "corpus.benchmark_folder"
 
 _WORD = re.compile(r"\w+")
 
@@ -25,23 +24,16 @@ def ngrams(text: str, n: int) -> set[str]:
 def benchmark_questions(folder: str | None) -> dict[str, list[tuple[str, str]]]:
     """(item id, question without its options) of all benchmarks of the paper, by name.
 
-    folder: holds one folder of Parquet or JSON files per benchmark, named as `hub_benchmarks.BENCHMARKS` names them; None:
-    the hub, at the pinned commits. Raises InputError where one of them cannot be read.
+    All seven, whatever is evaluated: a problem that the paper tests on is not trained on. folder: as `hub_benchmarks.read`
+    takes it, so that evaluation can have the same one; None: the hub, at the pinned commits. Raises InputError where one
+    of them cannot be read.
     """
     questions = {}
     for name, benchmark in hub_benchmarks.BENCHMARKS.items():
-        path = None if folder is None else str(Path(folder) / name)
-        rows = hub_data.load(
-            benchmark.hub,
-            benchmark.split,
-            path,
-            pinned("datasets", benchmark.hub),
-            SETTINGS,
-            benchmark.config,
-        )
+        rows = hub_benchmarks.read(name, folder, pinned("datasets", benchmark.hub), SETTING)
         questions[name] = [
             (problem.id, problem.question.rsplit("\nA) ", 1)[0] if options else problem.question)
-            for problem, options in hub_benchmarks.to_problems(name, list(rows), seed=0)
+            for problem, options in hub_benchmarks.to_problems(name, rows, seed=0)
         ]
     return questions
 

@@ -1,8 +1,9 @@
-"""What is wrong with an installation, in one screen: `python -m dereason_utils.doctor` or `make doctor`.
+"""What is wrong with an installation, in one screen: `make doctor`, of a GPU's `make doctor PROFILE=single_gpu`.
 
 It needs no package beside Python's own, because they may be what is missing. Each line is ok, a warning (it runs, slower or not everything) or wrong, with what to do. Exit status 1 if one is wrong.
 """
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -23,6 +24,7 @@ PYTHONS = ((3, 11), (3, 14))  # from, below: pyproject.toml
 DISK_GB, MEMORY_GB = 4, 8  # of the `cpu` profile: README
 GB = 1e9
 HUB = "https://huggingface.co"
+CPU_LOCK, GPU_LOCK = "requirements-cpu.lock", "requirements-gpu.lock"
 
 
 class Finding(NamedTuple):
@@ -58,7 +60,8 @@ def packages(pinned: Mapping[str, str], installed: Mapping[str, str], lock: str)
         return Finding("ok", "packages", f"all {len(pinned)} of {lock}")
     shown = [*other, *(f"{name} is missing" for name in missing)]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-    return Finding("wrong", "packages", f"{', '.join(shown[:3])}{more}: make setup ({lock})")
+    setup = "make setup PROFILE=single_gpu" if lock == GPU_LOCK else "make setup"
+    return Finding("wrong", "packages", f"{', '.join(shown[:3])}{more}: {setup} ({lock})")
 
 
 def compiler(there: bool, headers: bool) -> Finding:
@@ -191,10 +194,18 @@ def found_gpus() -> list[tuple[str, float]]:
     return [(f"{name}, driver {driver}", float(mib) * 2**20) for name, driver, mib in rows]
 
 
-def findings() -> Iterator[Finding]:
-    """All of them, cheap ones first."""
+def driver_cuda() -> str | None:
+    """The newest CUDA that the driver runs, e.g. '13.0', by the head of nvidia-smi's page; None without one."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False)
+    found = re.search(r"CUDA[A-Za-z ]* Version\s*:\s*(\d+\.\d+)", done.stdout)
+    return found[1] if found else None
+
+
+def findings(lock: str) -> Iterator[Finding]:
+    """All of them, cheap ones first. lock: what this environment was, or should have been, made from."""
     yield python(sys.version_info[:3])
-    lock = "requirements-gpu.lock" if _version("vllm") else "requirements-cpu.lock"
     installed = {_normal(d.name): d.version for d in importlib.metadata.distributions()}
     yield packages(pins((paths.REPO / lock).read_text(encoding="utf-8")), installed, lock)
     header = Path(sysconfig.get_path("include")) / "Python.h"
@@ -261,10 +272,15 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m dereason_utils.doctor", description="What is wrong here.")
+    parser.add_argument(
+        "--lock", choices=(CPU_LOCK, GPU_LOCK), help="of this environment (default: by what is in it)"
+    )
+    options = parser.parse_args(arguments)
     print(f"dereason on {platform.platform()}")
     found = []
-    for finding in findings():
+    for finding in findings(options.lock or (GPU_LOCK if _version("vllm") else CPU_LOCK)):
         found.append(finding)
         print(f"{finding.level:<8} {finding.what:<10} {finding.said}", flush=True)
     wrong = sum(finding.level == "wrong" for finding in found)

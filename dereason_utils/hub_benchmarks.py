@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
+from dereason_utils import paths
 from dereason_utils.benchmarks import BenchmarkItem
 from dereason_utils.errors import InputError, first_line
 from dereason_utils.profiles import Eval, is_commit
@@ -168,33 +169,46 @@ def _items(name: str, problems: list[tuple[Problem, int]], temperature: float) -
     ]  # fmt: skip
 
 
-def read(name: str, folder: str | None = None, commit: str | None = None) -> list[dict]:
+def read(
+    name: str, folder: str | None = None, commit: str | None = None, setting: str = "eval.benchmark_folder"
+) -> list[dict]:
     """A benchmark's rows: of the Parquet, JSON or CSV files in <folder>/<name>, or the hub's at a commit.
 
-    A .json file is a list of rows, or holds one under its only list (BBEH's 'examples'). Raises InputError, which for a
-    gated benchmark says how to get access.
+    folder: from the repository's root; setting: its name, for the messages. A .json file is a list of rows, or holds one
+    under its only list (BBEH's 'examples'). Raises InputError, which for a gated benchmark says how to get access.
     """
     benchmark = BENCHMARKS[name]
     if folder is not None:
-        return _read_files(name, Path(folder) / name)
+        return _read_files(name, paths.REPO / folder / name)
     if not is_commit(commit):
         raise InputError(
-            f"{name} has no commit of {benchmark.hub}: add {name}@<its 40 digits> to eval.benchmark_commits, or set "
-            f"eval.benchmark_folder to a folder with a folder {name} of its files."
+            f"{name} has no commit of {benchmark.hub}: run `make pins`, or {_or_files(name, setting)}."
         )
     from datasets import load_dataset
 
     try:
         rows = load_dataset(benchmark.hub, benchmark.config, split=benchmark.split, revision=commit)
     except Exception as error:  # the libraries below raise errors of a dozen kinds
-        remedy = "check the network and the commit"
-        if "gated" in f"{type(error).__name__} {error}".lower():
-            remedy = (
-                f"it is gated: accept its terms at https://huggingface.co/datasets/{benchmark.hub} with your account, "
-                "then run `hf auth login` or set HF_TOKEN on this machine"
-            )
+        gated = "gated" in f"{type(error).__name__} {error}".lower()
+        remedy = (
+            f"it is gated: {access(name, setting)}"
+            if gated
+            else f"check the network and the commit, or {_or_files(name, setting)}"
+        )
         raise InputError(f"{benchmark.hub} cannot be read ({first_line(error)}): {remedy}.") from error
     return rows.to_list()
+
+
+def access(name: str, setting: str) -> str:
+    """What to do about a gated benchmark, as the end of a sentence. setting: the name of the folder's setting."""
+    return (
+        f"accept its terms at https://huggingface.co/datasets/{BENCHMARKS[name].hub} with your account, then run "
+        f"`hf auth login` or set HF_TOKEN on this machine, or {_or_files(name, setting)}"
+    )
+
+
+def _or_files(name: str, setting: str) -> str:
+    return f"set {setting} to a folder with a folder {name} of its files"
 
 
 def _read_files(name: str, folder: Path) -> list[dict]:

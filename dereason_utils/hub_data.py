@@ -9,9 +9,7 @@ from dereason_utils.profiles import is_commit
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 
 
-def load(
-    hub: str, split: str, path: str | None, revision: str | None, settings: tuple[str, str], config=None
-):
+def load(hub: str, split: str, path: str | None, revision: str | None, settings: tuple[str, str]):
     """The rows, as a `datasets.Dataset`.
 
     path: a local folder, from the repository's root; None: the hub, at the commit `revision`. settings: the names of the
@@ -23,7 +21,7 @@ def load(
     if path is not None:
         source = {**_local_files(paths.REPO / path), "split": "train"}
     elif is_commit(revision):
-        source = {"path": hub, "name": config, "revision": revision, "split": split}
+        source = {"path": hub, "revision": revision, "split": split}
     else:
         raise InputError(
             f"{hub} has the revision {revision!r}: write the 40 digits of a commit of it with `make pins` or as "

@@ -215,6 +215,9 @@ def _grpo(profile, shape, precision, machine, steps) -> Need:
     parts = _update(
         profile, shape, precision, machine, settings.micro_batch_size, longest + settings.max_completion
     )
+    if settings.kl_weight and profile.model.full_finetuning:
+        # TRL loads the policy once more and shares it out likewise; of an adapter it takes the weights below.
+        parts["reference"] = memory.weights(shape, precision) / machine.cards
     held, share = int(prompt + mean / 2), _vllm_share(profile, machine)
     need = Need("04_grpo", steps, shape, parts, settings.steps * rows * (prompt + mean), settings.steps * rows * mean,
                 rows, held, "grpo.micro_batch_size or model.max_length")  # fmt: skip
@@ -231,7 +234,7 @@ def _grpo(profile, shape, precision, machine, steps) -> Need:
         need.longest = longest + settings.max_completion
         return need
     sampling = _own_sampler(shape, precision, machine, rows, longest + settings.max_completion)
-    sampling["optimizer"] = parts["optimizer"]
+    sampling |= {name: parts[name] for name in ("optimizer", "reference") if name in parts}
     if sum(sampling.values()) > need.total:
         need.parts, need.scaled = sampling, "grpo.prompts_per_step or grpo.group_size"
     return need

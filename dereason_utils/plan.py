@@ -18,12 +18,14 @@ import psutil
 
 from dereason_utils import hub_benchmarks, needs, paths, profiles, workflow
 from dereason_utils import memory_model as memory
-from dereason_utils.doctor import found_gpus
+from dereason_utils.doctor import GPU_LOCK, driver_cuda, found_gpus, pins
 from dereason_utils.errors import InputError
 from dereason_utils.needs import GB, Machine, Need
 from dereason_utils.run import parse_overrides
 
 PRICE = 2.0  # per card and hour: an assumption, see --price
+SHOWN = ("torch", "transformers", "trl", "unsloth", "vllm")
+CUDA = "cuda-toolkit"  # the lock's name for the CUDA that its torch is built for
 
 
 def machine_for(profile: profiles.Profile, card_memory: float | None, preset: str | None = None) -> Machine:
@@ -64,26 +66,63 @@ def surroundings(profile: profiles.Profile, machine: Machine) -> Iterator[tuple[
     root = next(path for path in (paths.results_root(), *paths.results_root().parents) if path.exists())
     yield (
         "disk",
-        f"{shutil.disk_usage(root).free / GB:.1f} GB free, {disk_need(profile) / GB:.1f} GB estimated",
+        f"{shutil.disk_usage(root).free / GB:.1f} GB free, {disk_need(profile, machine.gpu) / GB:.1f} GB estimated",
     )
-    gated = [
-        b.name for n, b in hub_benchmarks.BENCHMARKS.items() if b.secret and n in profile.eval.benchmarks
-    ]
-    if gated:
-        yield "gated access", f"{', '.join(gated)}: {'a token is set' if _token() else 'no token found'}"
-    versions = {name: _version(name) for name in ("torch", "transformers", "trl", "unsloth", "vllm")}
-    yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
+    if names := sorted({name for name, _ in gated(profile)}):
+        yield "gated access", f"{', '.join(names)}: {'a token is set' if _token() else 'no token found'}"
+    if machine.gpu:
+        locked = gpu_pins()
+        if cuda := driver_cuda():
+            yield "driver", f"runs CUDA {cuda}; torch is built for {_release(locked[CUDA])}"
+        shown = ", ".join(f"{name} {locked[name]}" for name in SHOWN)
+        yield "versions", f"{shown}: to be installed, from {GPU_LOCK}"
+    else:
+        yield "versions", ", ".join(f"{name} {_version(name)}" for name in SHOWN)
     yield "python", platform.python_version()
 
 
-def disk_need(profile: profiles.Profile) -> float:
-    """Bytes on disk: the model as it is loaded, and per training a policy and two checkpoints with their optimizer."""
+def disk_need(profile: profiles.Profile, gpu: bool) -> float:
+    """Bytes on disk: the models that are fetched, every training's policy, and one training's checkpoints.
+
+    A policy is an adapter on a CPU, and 16-bit weights on a GPU (`models.save_policy`). Checkpoints hold what is trained
+    and two moments of it: two are kept, and the third is written before the first goes. Several processes
+    hand the policy over in 16 bits and its weights back in 32 (sharded.py).
+    """
     shape = needs.shape_of(profile.model.name, profile.model.revision)
-    precision = needs.precision_of(profile.model, gpu=True)
-    trained = memory.gradients(shape, precision)
+    trained = memory.gradients(shape, needs.precision_of(profile.model, gpu))
+    fetched = {(profile.model.name, profile.model.revision): shape.parameters}
+    for asked in (profile.judge, profile.teacher):
+        if asked.via == "vllm":
+            of = (asked.name, asked.revision)
+            fetched[of] = needs.shape_of(*of).parameters
+    if profile.eval.model_verifier:  # its config is not asked for: taken to be as large as the policy
+        fetched[profile.eval.model_verifier, None] = shape.parameters
     steps = [key.stage for key in workflow.steps(profile)]
     trainings = steps.count("03_sft") + steps.count("04_grpo")
-    return memory.BFLOAT16 * shape.parameters + trainings * trained + 2 * 3 * trained
+    policy = memory.BFLOAT16 * shape.parameters if gpu else trained
+    handed = policy + trained if profile.hardware.processes > 1 else 0
+    return memory.BFLOAT16 * sum(fetched.values()) + trainings * policy + 3 * 3 * trained + handed
+
+
+def gated(profile: profiles.Profile) -> Iterator[tuple[str, str]]:
+    """(benchmark, the setting of its folder) of each gated benchmark that a stage reads from the hub.
+
+    01 takes the problems of all benchmarks out of a web corpus, whichever 05 evaluates.
+    """
+    secret = [name for name, benchmark in hub_benchmarks.BENCHMARKS.items() if benchmark.secret]
+    if isinstance(profile.corpus, profiles.WebCorpus) and profile.corpus.benchmark_folder is None:
+        yield from ((name, "corpus.benchmark_folder") for name in secret)
+    if profile.eval.benchmark_folder is None:
+        yield from ((name, "eval.benchmark_folder") for name in secret if name in profile.eval.benchmarks)
+
+
+def gpu_pins() -> dict[str, str]:
+    return pins((paths.REPO / GPU_LOCK).read_text(encoding="utf-8"))
+
+
+def _release(version: str) -> str:
+    """'13.0' of '13.0.3.0'."""
+    return ".".join(version.split(".")[:2])
 
 
 def _token() -> bool:
@@ -104,7 +143,16 @@ def _version(name: str) -> str:
 
 def table(profile, rows: list[Need], machine: Machine, price: float) -> pd.DataFrame:
     """One row per stage: steps, GB by part and in all, tokens and hours of all its steps, cost."""
-    names = ("weights", "adapters", "gradients", "optimizer", "activations", "logits", "KV cache")
+    names = (
+        "weights",
+        "reference",
+        "adapters",
+        "gradients",
+        "optimizer",
+        "activations",
+        "logits",
+        "KV cache",
+    )
     made = []
     for need in rows:
         row = {"stage": need.stage, "steps": need.steps}
@@ -165,33 +213,47 @@ def main(arguments: list[str] | None = None) -> int:
         machine = machine_for(profile, options.card_memory, options.preset)
         print(report(profile, machine, options.price))
         needs.refuse(profile, needs.needs(profile, machine), machine)
-        check_disk(profile)
+        check_disk(profile, machine.gpu)
         check_access(profile)
+        check_driver(machine)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def check_disk(profile: profiles.Profile) -> None:
+def check_disk(profile: profiles.Profile, gpu: bool) -> None:
     root = next(path for path in (paths.results_root(), *paths.results_root().parents) if path.exists())
-    free, wanted = shutil.disk_usage(root).free, disk_need(profile)
+    free, wanted = shutil.disk_usage(root).free, disk_need(profile, gpu)
     if free < wanted:
         raise InputError(
-            f"{root} has {free / GB:.1f} GB free and the run needs about {wanted / GB:.1f} GB: free some, or choose "
-            "another disk with DEREASON_RESULTS."
+            f"{root} has {free / GB:.1f} GB free and the run needs about {wanted / GB:.1f} GB, models from "
+            "the hub included: free some, or choose other disks with DEREASON_RESULTS and HF_HOME."
         )
 
 
 def check_access(profile: profiles.Profile) -> None:
     """Raise InputError when a benchmark is gated and neither a token nor local files are there."""
-    for name in profile.eval.benchmarks:
-        benchmark = hub_benchmarks.BENCHMARKS.get(name)
-        if benchmark and benchmark.secret and not (_token() or profile.eval.benchmark_folder):
+    for name, setting in gated(profile):
+        if not _token():
             raise InputError(
-                f"{benchmark.hub} is gated and no token is found: accept its terms on the hub and set HF_TOKEN, "
-                f"or leave {name} out of eval.benchmarks."
+                f"{hub_benchmarks.BENCHMARKS[name].hub} is gated and no token is found: "
+                f"{hub_benchmarks.access(name, setting)}."
             )
+
+
+def check_driver(machine: Machine) -> None:
+    """Raise InputError when this machine's driver cannot run the CUDA that the GPU lock's torch is built for.
+
+    A driver runs all of its own major release, later minor ones too (NVIDIA's "minor version compatibility").
+    """
+    cuda = driver_cuda() if machine.gpu else None
+    wanted = gpu_pins()[CUDA]
+    if cuda and int(cuda.split(".")[0]) < int(wanted.split(".")[0]):
+        raise InputError(
+            f"The driver runs CUDA {cuda} at most and the torch of {GPU_LOCK} is built for {_release(wanted)}: update "
+            "the driver (nvidia-smi names it), or rent a machine with a newer one."
+        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 from markdown_it import MarkdownIt
 
-from dereason_utils import claims, disk, paths, profiles, registration, render
+from dereason_utils import claims, disk, manifest, paths, profiles, registration, render
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Profile
 
@@ -25,7 +25,6 @@ PAGE = "report.html"
 # Why a profile differs where the paper, or General-Reasoner, gives a value and the profile's own comment says no more.
 WHY = {
     "model.name": "a policy of the paper's size does not fit this profile's machine",
-    "model.full_finetuning": "an adapter: memory and time",
     "corpus.name": "its problems are too hard for this policy; generated ones have a known number of steps",
     "teacher.name": "a program solves the problems, with a known rate of slips",
     "split.threshold": "the arms ask for it",
@@ -187,6 +186,33 @@ def page(markdown: str, title: str) -> str:
     )
 
 
+def ran(name: str, **settled) -> Profile:
+    """The profile with the values that its finished steps record: a preset or an override may have changed them.
+
+    Where steps differ, as in a study that went on with other settings, the newest counts. settled: values that only 06
+    records. Raises InputError for a damaged manifest.
+    """
+    sources, recorded, changed = profiles.load(name).sources, {}, dict(settled)
+    made = [
+        manifest.load(path)
+        for stage in paths.STAGES
+        for path in (paths.results_root() / name / stage).rglob(paths.MANIFEST)
+    ]
+    for step in sorted(made, key=lambda step: step.finished):
+        recorded |= {
+            section: values for section, values in step.parameters.items() if isinstance(values, dict)
+        }
+    for section, values in recorded.items():
+        if values.get("via") == "address":  # a manifest does not say which
+            values = values | {"via": "http://address"}
+        keys = {f"{section}.{key}": value for key, value in values.items()}
+        if section in profiles.KINDS and not keys.keys() <= sources.keys():
+            changed[section] = values  # of another kind, which has settings of its own
+        else:  # without those that have gone since
+            changed |= {key: value for key, value in keys.items() if key in sources}
+    return profiles.load(name, changed)
+
+
 def write_page(folder: Path, profile: str) -> list[str]:
     """06_figures' own page, beside its figures; returns its name."""
     markdown = text([profile], figures="")
@@ -196,9 +222,9 @@ def write_page(folder: Path, profile: str) -> list[str]:
 
 def _study(name: str, figures: str) -> str:
     """The part of the report that speaks of one profile."""
-    profile, folder = profiles.load(name), paths.step_dir(name, "06_figures")
-    table1 = _csv(name, "table1")
+    folder, table1 = paths.step_dir(name, "06_figures"), _csv(name, "table1")
     seeds, samples = int(table1["seeds"].iloc[0]), table1["samples"].iloc[0]
+    profile = ran(name, seeds=list(range(seeds)))
     arms = ", ".join(f"`{arm}`" for arm in table1["arm"])
     registered = (
         f"The analysis was registered in results/{name}/{registration.NAME}; 06_figures says whether before the runs."

@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import wheels
 
-from dereason_utils import doctor, paths
+from dereason_utils import disk, doctor, paths
 
 H100 = [("NVIDIA H100, driver 570.1", 80e9)]
 
@@ -80,6 +81,30 @@ def test_a_damaged_model_is_named(tmp_path, monkeypatch):
     (tmp_path / "tiny").mkdir()
     finding = doctor.model_cache()
     assert finding.level == "wrong" and str(tmp_path / "tiny") in finding.said
+
+
+def test_what_is_no_model_in_the_cache_is_left_alone(tmp_path, monkeypatch):
+    """The contract tests' wheels and the lock lie there too."""
+    monkeypatch.setenv("DEREASON_CACHE", str(tmp_path))
+    with disk.one_at_a_time(paths.cache_root()):
+        pass
+    (tmp_path / wheels.FOLDER).mkdir()
+    assert doctor.model_cache().said == "none yet: made on first use"
+
+
+@pytest.mark.parametrize(
+    ("profile", "venv", "lock"), [("cpu", ".venv", "cpu"), ("single_gpu", ".venv-gpu", "gpu")]
+)
+def test_make_looks_at_the_environment_of_the_profile(profile, venv, lock):
+    line = ["make", "--dry-run", "doctor", f"PROFILE={profile}"]
+    done = subprocess.run(line, cwd=paths.REPO, capture_output=True, text=True, check=True)
+    assert f"{venv}/bin/python -m dereason_utils.doctor --lock requirements-{lock}.lock" in done.stdout
+
+
+@pytest.mark.fault
+def test_an_environment_without_the_gpus_packages_is_told_which_set_up_is_meant():
+    finding = doctor.packages({"vllm": "1.0"}, {}, doctor.GPU_LOCK)
+    assert finding.said == "vllm is missing: make setup PROFILE=single_gpu (requirements-gpu.lock)"
 
 
 def test_a_folder_that_does_not_exist_yet_can_be_made(tmp_path):

@@ -166,7 +166,7 @@ def test_a_missing_or_damaged_file_is_named_and_not_quoted(tmp_path, files, says
 
 @pytest.mark.fault
 def test_without_folder_or_commit_it_says_what_to_set():
-    with pytest.raises(InputError, match="add mmlu_pro@<its 40 digits> to eval.benchmark_commits, or set"):
+    with pytest.raises(InputError, match="run `make pins`, or set eval.benchmark_folder to a folder with"):
         hub_benchmarks.items(evaluation(benchmarks=["mmlu_pro"]))
     with pytest.raises(InputError, match="'mmlu_pro@main' is not a benchmark's name, @ and the 40 digits"):
         evaluation(benchmark_commits=["mmlu_pro@main"])

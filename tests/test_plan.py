@@ -1,12 +1,13 @@
 """The plan: what fits is shown, what does not is refused in one sentence with the setting to change."""
 
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from dereason_utils import doctor, needs, plan, profiles, workflow
 from dereason_utils import memory_model as memory
-from dereason_utils import needs, plan, profiles, workflow
 from dereason_utils.errors import InputError
 
 GB = needs.GB
@@ -15,6 +16,7 @@ GB = needs.GB
 @pytest.fixture(autouse=True)
 def without_a_gpu(monkeypatch):
     monkeypatch.setattr(plan, "found_gpus", list)
+    monkeypatch.setattr(plan, "driver_cuda", lambda: None)
     monkeypatch.setattr(plan, "_token", lambda: False)
 
 
@@ -106,13 +108,87 @@ def test_exit_status_and_sentence(capsys):
 @pytest.mark.fault
 def test_gated_data_without_a_token_and_a_full_disk_are_refused(monkeypatch):
     profile = profiles.load("single_gpu")
-    with pytest.raises(InputError, match="accept its terms on the hub and set HF_TOKEN"):
+    with pytest.raises(
+        InputError, match=r"gpqa is gated.*accept its terms at .* set HF_TOKEN .*corpus\.benchmark"
+    ):
         plan.check_access(profile)
     monkeypatch.setattr(plan, "_token", lambda: True)
     plan.check_access(profile)
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e9))
     with pytest.raises(InputError, match="1.0 GB free and the run needs about"):
-        plan.check_disk(profile)
+        plan.check_disk(profile, gpu=True)
+
+
+@pytest.mark.fault
+def test_what_01_reads_needs_access_too_whatever_is_evaluated():
+    """It compares a web corpus with all of the benchmarks."""
+    profile = profiles.load("single_gpu", {"eval.benchmarks": ["math500"]})
+    assert list(plan.gated(profile)) == [("gpqa_diamond", "corpus.benchmark_folder")]
+    local = {"corpus.benchmark_folder": "shared"}
+    with pytest.raises(InputError, match=r"or set eval\.benchmark_folder to a folder"):
+        plan.check_access(profiles.load("single_gpu", local))
+    plan.check_access(profiles.load("single_gpu", local | {"eval.benchmark_folder": "shared"}))
+    assert not list(plan.gated(profiles.load("cpu")))
+
+
+def test_the_disk_holds_what_is_fetched_and_a_policy_of_16_bits_per_training_on_a_gpu():
+    profile = profiles.load("single_gpu")  # 3 SFTs, 3 RLs; judge and teacher are one model
+    policy = memory.BFLOAT16 * memory.QWEN3_4B.parameters
+    checkpoints = 9 * memory.adapters(memory.QWEN3_4B, needs.precision_of(profile.model, gpu=True))
+    assert plan.disk_need(profile, gpu=True) == pytest.approx(8 * policy + checkpoints)
+    elsewhere = profiles.load("single_gpu", {"judge.via": "http://a:1", "teacher.via": "http://a:1"})
+    verified = profiles.load("single_gpu", {"eval.model_verifier": "some/verifier@" + "a" * 40})
+    assert plan.disk_need(elsewhere, gpu=True) == plan.disk_need(profile, gpu=True) - policy
+    assert plan.disk_need(verified, gpu=True) == plan.disk_need(profile, gpu=True) + policy
+
+
+def test_on_a_cpu_a_policy_is_an_adapter():
+    assert plan.disk_need(profiles.load("cpu"), gpu=False) < 1 * GB
+
+
+def test_all_parameters_with_a_kl_term_need_a_reference_beside_the_policy():
+    """TRL's GRPOTrainer loads none where it can switch an adapter off, or where the term has no weight."""
+    paper = profiles.load("paper")
+    parts = by_stage(paper, card(80, 8))["04_grpo"].parts
+    assert parts["reference"] == memory.FLOAT32 * memory.QWEN3_4B.parameters / 8
+    without = by_stage(profiles.load("paper", {"grpo.kl_weight": 0.0}), card(80, 8))["04_grpo"].parts
+    adapter = by_stage(profiles.load("single_gpu", {"grpo.kl_weight": 0.1}), card(80))["04_grpo"].parts
+    assert "reference" not in without and "reference" not in adapter
+
+
+def test_a_gpus_versions_are_those_of_its_lock(capsys):
+    plan.main(["--profile", "single_gpu", "--preset", "24gb"])
+    shown = capsys.readouterr().out
+    for name in ("torch", "vllm"):
+        assert f"{name} {plan.gpu_pins()[name]}" in shown
+    assert "to be installed, from requirements-gpu.lock" in shown and "not installed" not in shown
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("page", "cuda", "too_old"),
+    [
+        ("| NVIDIA-SMI 550.54  Driver Version: 550.54  CUDA Version: 12.4     |", "12.4", True),
+        ("| NVIDIA-SMI 580.82  KMD Version: 580.82  CUDA UMD Version: 13.0  |", "13.0", False),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", None, False),
+    ],
+)
+def test_a_driver_that_is_too_old_is_refused(page, cuda, too_old, tmp_path, monkeypatch):
+    """A program that prints such a page stands in for NVIDIA's, which is not here."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\necho "{page}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(plan, "driver_cuda", doctor.driver_cuda)
+    assert doctor.driver_cuda() == cuda
+    if not too_old:
+        plan.check_driver(card(24))
+        return
+    plan.check_driver(COMPUTER)
+    with pytest.raises(
+        InputError, match=r"driver runs CUDA 12\.4 at most .* built for 13\.\d: update the driver"
+    ):
+        plan.check_driver(card(24))
 
 
 @pytest.mark.fault

@@ -52,6 +52,12 @@ def test_the_paper_profile_keeps_all_that_the_paper_gives():
     ] == []
 
 
+def test_what_is_only_inferred_is_not_the_papers():
+    """Section 3.1 names no adapter, and does not say that all parameters are trained either."""
+    paper = profiles.load("paper")
+    assert paper.model.full_finetuning and paper.sources["model.full_finetuning"] == "ours"
+
+
 def test_override_replaces_one_value_and_is_ours():
     profile = profiles.load("cpu", {"split.threshold": 2})
     assert profile.split.threshold == 2

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from dereason_utils import claims, paths, profiles, report
+from dereason_utils import claims, manifest, paths, profiles, report
 
 COMMITTED = paths.REPO / "results" / "cpu" / "06_figures"
 needs_results = pytest.mark.skipif(
@@ -59,6 +59,26 @@ def test_two_profiles_stand_side_by_side(tmp_path, monkeypatch):
     text = report.text(["cpu", "nano"])
     assert "## The verdicts side by side" in text and "## Profile `nano`" in text
     assert "| undecided" in text and "contradicted" in text
+
+
+@needs_results
+def test_the_departures_are_those_of_what_ran(tmp_path, monkeypatch):
+    """After a run of a preset, or with overrides, of which the figures' own command knows nothing."""
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
+    shutil.copytree(COMMITTED, tmp_path / "single_gpu" / "06_figures")
+    corpus = profiles.load("cpu").corpus.model_dump()
+    overrides = {"preset": "80gb", "corpus": corpus, "teacher.via": "http://host:8000/v1"}
+    other = profiles.load("single_gpu", overrides)
+    for stage, arm, seed in (("01_score", None, None), ("02_split", None, 0), ("04_grpo", "dereason", 0)):
+        settings = profiles.stage_settings(other, stage)
+        manifest.finish(manifest.begin(stage, "single_gpu", arm, seed, parameters=settings))
+    shown = report.departures(report.ran("single_gpu")).set_index("setting")["ours"]
+    assert "grpo.max_completion" not in shown.index  # 8192, as in the paper; the profile itself has 3072
+    assert shown["grpo.micro_batch_size"] == "4" and shown["model.load_in_4bit"] == "False"
+    assert shown["corpus.name"] == "mini_stem" and shown["corpus.max_steps"] == str(corpus["max_steps"])
+    assert "| model.load_in_4bit" in report.text(["single_gpu"]) and "http://host" not in report.text(
+        ["single_gpu"]
+    )
 
 
 @pytest.mark.fault

@@ -1,6 +1,7 @@
 """The sources of the releases that requirements-gpu.lock pins, read and never imported: they need a GPU.
 
-The wheels are downloaded once, without dependencies, into $DEREASON_CACHE/wheels.
+The wheels are downloaded once, without dependencies, into $DEREASON_CACHE/.wheels: what does not begin with a dot is
+a model there.
 """
 
 import ast
@@ -14,6 +15,7 @@ import pytest
 
 from dereason_utils import paths
 
+FOLDER = ".wheels"
 PLATFORM = ["--python-version", "3.11", "--platform", "manylinux_2_28_x86_64", "--only-binary=:all:"]
 
 
@@ -25,7 +27,7 @@ def pinned(package: str) -> str:
 @functools.cache
 def wheel(package: str, version: str | None = None) -> zipfile.ZipFile:
     """The opened wheel of the locked release, or of `version`; skips the test when it cannot be downloaded."""
-    folder, version = paths.cache_root() / "wheels", version or pinned(package)
+    folder, version = paths.cache_root() / FOLDER, version or pinned(package)
     pattern = f"{package.replace('-', '_')}-{version}-*.whl"
     if not list(folder.glob(pattern)):
         command = [
