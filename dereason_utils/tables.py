@@ -383,7 +383,9 @@ def _one_per_question(values: np.ndarray, questions: pd.DataFrame, table: str, a
 def _majority(items: pd.DataFrame, shape: tuple[int, int, int]) -> np.ndarray:
     """[seeds, questions]: maj@K of each question, in the order of `results.cube`, whose shape is given."""
     rows = items.sort_values(["seed", "benchmark", "item_id", "sample"], kind="stable")
-    answers, correct = (rows[name].to_numpy(object).reshape(-1, shape[2]) for name in ("extracted", "correct"))
+    answers, correct = (
+        rows[name].to_numpy(object).reshape(-1, shape[2]) for name in ("extracted", "correct")
+    )
     return np.array([stats.maj_at_k(*pair) for pair in zip(answers, correct, strict=True)]).reshape(shape[:2])
 
 
