@@ -2,7 +2,7 @@
 
 The longest sequences go through one update, the sampler draws with the new weights and is compared with the trainer,
 a few problems are answered and checked, and the weights are what they were, bit for bit. Where several processes train,
-they make one step by the stage's own code, from the start of the processes to the weights that come back.
+they make a step or two by the stage's own code, from the start of the processes to the weights that come back.
 """
 
 import math
@@ -23,6 +23,8 @@ from dereason_utils.profiles import Profile
 # `cpu` 0.2 and 0.3 nats a token, and 0.01 apart with the same weights in bfloat16. The update is taken back.
 LEARNING_RATE = 3e-3
 FULL_LEARNING_RATE = 3e-4  # where all weights move, a tenth moves the policy as far
+# Of several processes: small enough that a policy of billions of weights still writes text; chosen, never measured.
+SHARED_LEARNING_RATE = 1e-4
 PROMPTS, COPIES, TOKENS = 8, 4, 32  # of the comparison, and of the evaluation batch (without copies)
 
 SKIPPED = "No canary: this is a CPU (-o canary=true asks for it)."
@@ -73,7 +75,7 @@ def before_grpo(model, tokenizer, problems: pd.DataFrame, settings: Profile, fol
     ]
     order = sorted(range(len(asked)), key=lambda place: -len(asked[place]))
     if settings.hardware.processes > 1:
-        return _one_step(model, tokenizer, problems.iloc[order], settings, folder)
+        return _two_steps(model, tokenizer, problems.iloc[order], settings, folder)
     limit, size = settings.grpo.max_completion, settings.grpo.micro_batch_size
     longest = ([asked[place] for place in order] * size)[:size]
     rows = [(prompt, (prompt * limit)[:limit]) for prompt in longest]
@@ -100,23 +102,35 @@ def _one_update(model, tokenizer, examples: list[dict], settings: Profile, folde
     )
 
 
-def _one_step(model, tokenizer, problems: pd.DataFrame, settings: Profile, folder: Path) -> str:
-    """One step of GRPO in the processes, on as few prompts as they can share; it compares vLLM with the trainer itself."""
+def _two_steps(model, tokenizer, problems: pd.DataFrame, settings: Profile, folder: Path) -> str:
+    """Two steps of GRPO in the processes, on as few prompts as they can share.
+
+    The second step's rollouts need the weights of after an update; `grpo.stop_on_another_sampler` compares both steps'.
+    Where no group had a right and a wrong rollout nothing has moved, and the second comparison says no more than the first.
+    """
     rl, processes, began = settings.grpo, settings.hardware.processes, time.perf_counter()
-    rollouts = math.lcm(rl.group_size * processes, rl.updates_per_step * rl.micro_batch_size * processes)
+    rollouts = math.lcm(rl.group_size, rl.micro_batch_size) * processes
     few = problems.head(rollouts // rl.group_size)
     tuning = rl.model_copy(
-        update={"steps": 1, "prompts_per_step": rollouts // rl.group_size, "save_every": rl.updates_per_step}
+        update={
+            "steps": 2,
+            "prompts_per_step": rollouts // rl.group_size,
+            "updates_per_step": 1,
+            "save_every": 2,
+            "learning_rate": SHARED_LEARNING_RATE,
+            "warmup_share": 0.0,
+        }
     )
     style, length = settings.model.prompt_style, settings.model.max_length
     with _thrown_away(model, folder):
         curve = grpo.train(
             model, tokenizer, few, style, tuning, folder / "checkpoints", 0, settings.hardware, length
         )
-    ratio = f"importance ratio {curve['importance_ratio'][0]:.4f}, " if "importance_ratio" in curve else ""
+    ratios = " and ".join(f"{ratio:.4f}" for ratio in curve.get("importance_ratio", ()))
     return (
-        f"Canary: {processes} processes made a step of {rollouts} rollouts of the {len(few)} longest prompts, {ratio}"
-        f"{curve['reward'][0]:.0%} of them right, weights restored, {time.perf_counter() - began:.0f} s."
+        f"Canary: {processes} processes made two steps of {rollouts} rollouts of the {len(few)} longest prompts, "
+        f"{curve['zero_variance_share'].iloc[0]:.0%} of the groups without a gradient, importance ratio "
+        f"{ratios or 'not measured'}, weights restored, {time.perf_counter() - began:.0f} s."
     )
 
 

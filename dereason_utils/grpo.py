@@ -360,21 +360,22 @@ def step_table(history: list[dict], updates_per_step: int) -> pd.DataFrame:
 def stop_on_another_sampler():
     """A trainer callback that ends training when the first rollouts of vLLM do not come from the trainer's policy.
 
-    First since the start or since the checkpoint; rollouts without vLLM's log-probabilities are not looked at.
+    The first two batches since the start or the checkpoint: before the second, weights are handed over after an update.
+    Rollouts without vLLM's log-probabilities are not looked at.
     """
     from transformers import TrainerCallback
 
     class StopOnAnotherSampler(TrainerCallback):
-        done = False
+        looks = 2
 
         def on_log(self, args, state, control, logs=None, **_):
-            if self.done or SAMPLERS_RATIO not in (logs or {}):
+            if not self.looks or SAMPLERS_RATIO not in (logs or {}):
                 return
-            self.done = True
+            self.looks -= 1
             ratio, distance = logs[SAMPLERS_RATIO], logs[SAMPLERS_DISTANCE]
             if not (abs(ratio - 1) <= RATIO_TOLERANCE and distance <= DISTANCE_TOLERANCE):
                 raise InputError(
-                    f"Step {state.global_step}: vLLM and the trainer disagree on the drawn tokens (mean importance ratio "
+                    f"After update {state.global_step}: vLLM and the trainer disagree on the drawn tokens (mean importance ratio "
                     f"{ratio:.3f}, {distance:.3f} nats a token apart): vLLM does not have the trainer's weights, or "
                     "computes otherwise; try hardware.sampler: own, or other versions."
                 )

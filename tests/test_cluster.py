@@ -124,7 +124,9 @@ CORPUS = pd.DataFrame(
 def study(roots, monkeypatch):
     """A finished 01, 02 and SFT of dereason under a profile `small`, which is `paper` with a policy of our own."""
     folder = roots / "profiles"
-    shutil.copytree(profiles.FOLDER, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copytree(
+        profiles.FOLDER, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__", profiles.PINS)
+    )
     base = small_policy.build(roots / "base", chat=True)
     values = f"name: !ours {base}\n  max_length: !ours 1024"
     disk.write_text(
@@ -187,7 +189,7 @@ def test_an_export_from_the_base_model_stops_at_the_end_of_a_turn(study, tmp_pat
 
 
 @pytest.mark.fault
-def test_a_base_model_without_a_commit_is_refused(study, tmp_path, monkeypatch):
+def test_a_base_model_without_a_commit_is_refused(study, tmp_path):
     disk.write_text(profiles.FOLDER / "small.yaml", "like: paper\n")
     with pytest.raises(SystemExit, match="make pins"):
         multi_node.main(["--profile", "small", "--arm", "rl_only", "--folder", str(tmp_path / "out")])

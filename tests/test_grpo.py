@@ -107,7 +107,7 @@ def test_step_table_keeps_the_importance_ratio_of_vllms_rollouts():
 @pytest.mark.parametrize(
     ("ratio", "distance"), [(0.98, 0.01), (1.02, 0.01), (1.0, 0.06), (float("nan"), 0.0)]
 )
-def test_a_sampler_that_is_not_the_trainer_stops_the_first_step(ratio, distance):
+def test_a_sampler_that_is_not_the_trainer_stops_the_first_steps(ratio, distance):
     state = SimpleNamespace(global_step=1)
     logs = {grpo.SAMPLERS_RATIO: ratio, grpo.SAMPLERS_DISTANCE: distance}
     with pytest.raises(InputError, match="does not have the trainer's weights") as caught:
@@ -117,8 +117,13 @@ def test_a_sampler_that_is_not_the_trainer_stops_the_first_step(ratio, distance)
     later.on_log(
         None, state, None, {"loss": 0.1}
     )  # our own sampler, or an update on rollouts that were looked at
-    later.on_log(None, state, None, {grpo.SAMPLERS_RATIO: 1.005, grpo.SAMPLERS_DISTANCE: 0.02})
-    later.on_log(None, state, None, logs)  # later steps are in the curve
+    good = {grpo.SAMPLERS_RATIO: 1.005, grpo.SAMPLERS_DISTANCE: 0.02}
+    later.on_log(None, state, None, good)
+    with pytest.raises(InputError):  # the weights of after the first update did not arrive
+        later.on_log(None, state, None, logs)
+    latest = grpo.stop_on_another_sampler()
+    for entry in (good, good, logs):  # later steps are in the curve
+        latest.on_log(None, state, None, entry)
 
 
 def test_trl_logs_the_samplers_measures_under_these_names():
