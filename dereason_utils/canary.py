@@ -1,16 +1,21 @@
 """The first minute of a GPU run: what would fail in hour nine fails now, in one sentence, and leaves nothing behind.
 
 The longest sequences go through one update, the sampler draws with the new weights and is compared with the trainer,
-a few problems are answered and checked, and the weights are what they were, bit for bit.
+a few problems are answered and checked, and the weights are what they were, bit for bit. Where several processes train,
+they make a step or two by the stage's own code, from the start of the processes to the weights that come back.
 """
 
+import math
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pandas as pd
 import torch
 
-from dereason_utils import evaluate, generate, grpo, prompts, training
+from dereason_utils import evaluate, generate, grpo, prompts, sharded, training
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Profile
 
@@ -18,11 +23,11 @@ from dereason_utils.profiles import Profile
 # `cpu` 0.2 and 0.3 nats a token, and 0.01 apart with the same weights in bfloat16. The update is taken back.
 LEARNING_RATE = 3e-3
 FULL_LEARNING_RATE = 3e-4  # where all weights move, a tenth moves the policy as far
-RATIO_TOLERANCE = 0.01  # of the mean importance ratio around 1
-# Nats a token. Drawn tokens' mean ratio is 1 for any two policies in the long run; that they are the same shows here.
-DISTANCE_TOLERANCE = 0.05
+# Of several processes: small enough that a policy of billions of weights still writes text; chosen, never measured.
+SHARED_LEARNING_RATE = 1e-4
 PROMPTS, COPIES, TOKENS = 8, 4, 32  # of the comparison, and of the evaluation batch (without copies)
 
+SKIPPED = "No canary: this is a CPU (-o canary=true asks for it)."
 LogProbabilities = Callable[[object, object, list[list[int]], list[list[int]], float], list[list[float]]]
 
 
@@ -32,37 +37,114 @@ def is_due(settings: Profile) -> bool:
 
 
 def before_sft(
-    model, tokenizer, examples: list[dict], validation: pd.DataFrame, settings: Profile, **options
+    model,
+    tokenizer,
+    examples: list[dict],
+    validation: pd.DataFrame,
+    settings: Profile,
+    folder: Path,
+    **options,
 ) -> str:
-    """Check a set-up before SFT; returns a sentence to print. examples: of `sft.tokenise`. options: see `check`."""
+    """Check a set-up before SFT; returns a sentence to print.
+
+    examples: of `sft.tokenise`. folder: of several processes' step, gone afterwards. options: see `check`.
+    """
+    if not is_due(settings):
+        return SKIPPED
     longest = sorted(examples, key=lambda example: -len(example["input_ids"]))
+    if settings.hardware.processes > 1:
+        return _one_update(model, tokenizer, longest[: settings.sft.batch_size], settings, folder)
     rows = [
         (example["input_ids"][:start], example["input_ids"][start:])
         for example in longest[: settings.sft.micro_batch_size]
         for start in [example["completion_mask"].index(1)]
     ]
-    return _if_due(model, tokenizer, rows, validation, settings, "sft.micro_batch_size", **options)
+    return check(model, tokenizer, rows, validation, settings, "sft.micro_batch_size", **options)
 
 
-def before_grpo(model, tokenizer, problems: pd.DataFrame, settings: Profile, **options) -> str:
-    """The same before GRPO: the longest prompts, each with a completion of `grpo.max_completion` tokens."""
+def before_grpo(model, tokenizer, problems: pd.DataFrame, settings: Profile, folder: Path, **options) -> str:
+    """The same before GRPO: the longest prompts, each with a completion of `grpo.max_completion` tokens.
+
+    Several processes draw the completions, which are as long as they come.
+    """
+    if not is_due(settings):
+        return SKIPPED
     asked = [
         prompts.tokenise_prompt(question, tokenizer, settings.model.prompt_style)
         for question in problems["question"]
     ]
-    limit = settings.grpo.max_completion
-    longest = sorted(asked, key=lambda prompt: -len(prompt))
-    longest = (longest * settings.grpo.micro_batch_size)[: settings.grpo.micro_batch_size]
-    rows = [(prompt, (prompt * limit)[:limit]) for prompt in longest]
-    return _if_due(model, tokenizer, rows, problems, settings, "grpo.micro_batch_size", **options)
-
-
-def _if_due(model, tokenizer, rows, problems, settings, batch_setting, **options) -> str:
+    order = sorted(range(len(asked)), key=lambda place: -len(asked[place]))
     if settings.hardware.processes > 1:
-        return f"No canary: {settings.hardware.processes} processes train, each with a part of the weights, and not this one."
-    if not is_due(settings):
-        return "No canary: this is a CPU (-o canary=true asks for it)."
-    return check(model, tokenizer, rows, problems, settings, batch_setting, **options)
+        return _two_steps(model, tokenizer, problems.iloc[order], settings, folder)
+    limit, size = settings.grpo.max_completion, settings.grpo.micro_batch_size
+    longest = ([asked[place] for place in order] * size)[:size]
+    rows = [(prompt, (prompt * limit)[:limit]) for prompt in longest]
+    return check(model, tokenizer, rows, problems, settings, "grpo.micro_batch_size", **options)
+
+
+def _one_update(model, tokenizer, examples: list[dict], settings: Profile, folder: Path) -> str:
+    """One update of SFT in the processes; their weights must come back, and be others."""
+    tuning, began = settings.sft.model_copy(update={"epochs": 1}), time.perf_counter()
+    with _thrown_away(model, folder) as kept:
+        # Not through `sft.train`: what 04_grpo imports counts for its results, and they do not depend on sft.py.
+        job = {"examples": examples, "validation": [], "settings": tuning.model_dump(), "seed": 0}
+        sharded.run("sft", model, tokenizer, settings.hardware, folder / "checkpoints", job)
+        if all(
+            torch.equal(now.detach().cpu(), old) for now, old in zip(model.parameters(), kept, strict=True)
+        ):
+            raise InputError(
+                "Canary: an update changes no weight: check sft.learning_rate, and the processes' messages above."
+            )
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    return (
+        f"Canary: {settings.hardware.processes} processes made an update on the {len(examples)} longest sequences "
+        f"({tokens:,} tokens), weights restored, {time.perf_counter() - began:.0f} s."
+    )
+
+
+def _two_steps(model, tokenizer, problems: pd.DataFrame, settings: Profile, folder: Path) -> str:
+    """Two steps of GRPO in the processes, on as few prompts as they can share.
+
+    The second step's rollouts need the weights of after an update; `grpo.stop_on_another_sampler` compares both steps'.
+    Where no group had a right and a wrong rollout nothing has moved, and the second comparison says no more than the first.
+    """
+    rl, processes, began = settings.grpo, settings.hardware.processes, time.perf_counter()
+    rollouts = math.lcm(rl.group_size, rl.micro_batch_size) * processes
+    few = problems.head(rollouts // rl.group_size)
+    tuning = rl.model_copy(
+        update={
+            "steps": 2,
+            "prompts_per_step": rollouts // rl.group_size,
+            "updates_per_step": 1,
+            "save_every": 2,
+            "learning_rate": SHARED_LEARNING_RATE,
+            "warmup_share": 0.0,
+        }
+    )
+    style, length = settings.model.prompt_style, settings.model.max_length
+    with _thrown_away(model, folder):
+        curve = grpo.train(
+            model, tokenizer, few, style, tuning, folder / "checkpoints", 0, settings.hardware, length
+        )
+    ratios = " and ".join(f"{ratio:.4f}" for ratio in curve.get("importance_ratio", ()))
+    return (
+        f"Canary: {processes} processes made two steps of {rollouts} rollouts of the {len(few)} longest prompts, "
+        f"{curve['zero_variance_share'].iloc[0]:.0%} of the groups without a gradient, importance ratio "
+        f"{ratios or 'not measured'}, weights restored, {time.perf_counter() - began:.0f} s."
+    )
+
+
+@contextmanager
+def _thrown_away(model, folder: Path) -> Iterator[list[torch.Tensor]]:
+    """After the block the weights are what they were (and what it yields), and what it wrote into `folder` is gone."""
+    kept = [weight.detach().to("cpu", copy=True) for weight in model.parameters()]
+    try:
+        yield kept
+    finally:
+        with torch.no_grad():
+            for weight, before in zip(model.parameters(), kept, strict=True):
+                weight.copy_(before)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check(
@@ -152,7 +234,7 @@ def _compare(model, tokenizer, problems, settings: Profile, sampler: LogProbabil
     own = chosen[mask].float().cpu()
     difference = own - torch.tensor([value for row in held for value in row])
     ratio, distance = difference.exp().mean().item(), difference.abs().mean().item()
-    if not (abs(ratio - 1) <= RATIO_TOLERANCE and distance <= DISTANCE_TOLERANCE):
+    if not (abs(ratio - 1) <= grpo.RATIO_TOLERANCE and distance <= grpo.DISTANCE_TOLERANCE):
         raise InputError(
             f"Canary: sampler and trainer disagree on the sampler's own tokens (mean importance ratio {ratio:.3f}, "
             f"{distance:.3f} nats a token apart): the sampler does not have the trainer's weights, or computes otherwise."

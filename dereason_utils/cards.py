@@ -8,11 +8,12 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import disk, manifest, paths
+from dereason_utils import corpora, disk, manifest, paths, profiles, schema, split, teacher, workflow
 from dereason_utils.errors import InputError, first_line
 from dereason_utils.split import ARMS
 
@@ -21,6 +22,7 @@ BASES = {
     "smollm2-135m-instruct": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
     "Qwen/Qwen3-4B-Base": ("Qwen/Qwen3-4B-Base", "apache-2.0"),
 }
+CONTENTS = {"sft": "problems with the teacher's answers (`response`)", "rl": "problems with the gold answers that a checker compares"}  # fmt: skip
 LIMITS = """One training seed unless the table names more; intervals and the comparison of arms are in the repository's
 tables, made by the same run. The policy was trained on short problems with answers that a program checks: it is made to
 compare training recipes, not to give advice. What it writes is unfiltered."""
@@ -30,8 +32,7 @@ def model_card(profile: str, arm: str, seed: int) -> str:
     """The card, with its metadata, of the policy of one arm and seed. Raises InputError for a step that was not run."""
     from huggingface_hub import ModelCardData
 
-    stage = last_stage(arm)
-    trained = done(profile, stage, arm, seed)
+    trained = done(profile, *training(arm, seed)[-1])
     model = trained.parameters["model"]
     base, licence = BASES.get(model["name"], (model["name"], None))
     data = ModelCardData(
@@ -55,29 +56,55 @@ def data_card(profile: str, seed: int) -> str:
     """The card, with its metadata, of one seed's training sets."""
     from huggingface_hub import DatasetCardData
 
-    split = done(profile, "02_split", None, seed)
-    corpus, folder = split.parameters["corpus"], split.folder
+    drawn = done(profile, "02_split", None, seed)
+    corpus, folder, arms = drawn.parameters["corpus"], drawn.folder, profiles.load(profile).arms
     data = DatasetCardData(language="en", task_categories=["text-generation"], tags=["dereason", corpus["name"]],
                            pretty_name=f"DeReason replication, training sets of {profile}")  # fmt: skip
+    sizes = pd.read_csv(folder / "sizes.csv")
     lines = [
         f"# {profile}: the training sets of every arm, seed {seed}", "",
         (f"Problems of the corpus {corpus['name']}, scored 1-5 for reasoning intensity and split at "
-        f"{split.parameters['split']['threshold']} (DeReason, arXiv 2603.11193): `ARM_sft.parquet` with the teacher's answers, "
-        "`ARM_rl.parquet` with the gold answers that a checker compares. The licence is that of the corpus."), "",
-        "## Sizes", "", pd.read_csv(folder / "sizes.csv").to_markdown(index=False, floatfmt=".3g"), "",
+        f"{drawn.parameters['split']['threshold']} (DeReason, arXiv 2603.11193). The licence is that of the corpus."), "",
+        "## Files", "", table([(f"`{arm}_{use}.parquet`", CONTENTS[use]) for arm, use in uses(arms)]), "",
+        "`phase` says in which phase of the arm's SFT or RL a problem is.", "",
+        "## Sizes", "", sizes[sizes["arm"].isin(arms)].to_markdown(index=False, floatfmt=".3g"), "",
         "## The teacher's share of right answers, per score", "", pd.read_csv(folder / "teacher.csv").to_markdown(index=False, floatfmt=".3g"), "",
         "Wrong teacher answers are kept; `response_correct` marks them.", "",
-        "## Made by", "", table(facts(split)), "",
+        "## Made by", "", table(facts(drawn)), "",
     ]  # fmt: skip
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines)
 
 
-def last_stage(arm: str) -> str:
-    """The stage that made the arm's policy. Raises InputError for arms without training."""
+def uses(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """(arm, sft or rl) for each training set that the arms have."""
+    return [(arm, use) for arm in arms for use in ("sft", "rl") if getattr(ARMS[arm], use)]
+
+
+def write_training_sets(profile: str, seed: int, folder: Path) -> None:
+    """Write ARM_sft.parquet and ARM_rl.parquet, as 03_sft and 04_grpo read them, for the profile's arms.
+
+    Training problems alone: the selections hold no others, and 01_score keeps no benchmark. Raises InputError for a step
+    that was not run, or whose files are not here (they are not committed).
+    """
+    settings = profiles.load(profile)
+    scored = manifest.require(profile, "01_score", outputs=["problems.parquet"])
+    splits = manifest.require(profile, "02_split", seed=seed, outputs=["sets.parquet"])
+    taught = manifest.require(profile, "02_split", seed=settings.seeds[0], outputs=["answers.parquet"])
+    corpus = schema.read(scored, "problems.parquet", corpora.COLUMNS).drop(columns="split")
+    answers = schema.read(taught, "answers.parquet", ["id", "answered", "response_correct"])
+    answered = teacher.with_answer(corpus.merge(answers, on="id", validate="one_to_one"))
+    drawn = pd.read_parquet(splits.folder / "sets.parquet")
+    for arm, use in uses(settings.arms):
+        part = split.arm_set(answered if use == "sft" else corpus, drawn, arm, use)
+        disk.write_table(folder / f"{arm}_{use}.parquet", part.drop(columns="answered", errors="ignore"))
+
+
+def training(arm: str, seed: int) -> list[workflow.StepKey]:
+    """The steps that train the arm's policy, the last of which made it. Raises InputError for arms without training."""
     if arm not in ARMS or not (ARMS[arm].rl or ARMS[arm].sft):
         trained = ", ".join(name for name, one in ARMS.items() if one.rl or one.sft)
         raise InputError(f"{arm!r} has no trained policy: choose one of {trained}.")
-    return "04_grpo" if ARMS[arm].rl else "03_sft"
+    return workflow.trained(arm, seed)
 
 
 def done(profile: str, stage: str, arm: str | None, seed: int) -> manifest.Manifest:
@@ -92,12 +119,11 @@ def done(profile: str, stage: str, arm: str | None, seed: int) -> manifest.Manif
 
 
 def settings_rows(profile: str, arm: str, seed: int) -> list[tuple[str, object]]:
-    """(setting, value) of the arm's training stages, from their manifests."""
-    stages = [stage for stage, used in (("03_sft", ARMS[arm].sft), ("04_grpo", ARMS[arm].rl)) if used]
+    """(setting, value) of the arm's training stages, from their manifests; a shared SFT's from where it was made."""
     rows = []
-    for stage in stages:
-        section = {"03_sft": "sft", "04_grpo": "grpo"}[stage]
-        values = done(profile, stage, arm, seed).parameters[section]
+    for step in training(arm, seed):
+        section = {"03_sft": "sft", "04_grpo": "grpo"}[step.stage]
+        values = done(profile, *step).parameters[section]
         rows += [(f"{section}.{name}", value) for name, value in values.items()]
     return rows
 
@@ -161,13 +187,13 @@ def main(words: list[str] | None = None) -> None:
         target = paths.results_root() / profile / "cards" / name
         disk.write_text(target, card)
         print(f"{target} is written.")
-        if options.push:
-            stage = last_stage(arm) if arm else "02_split"
-            step = manifest.require(
-                profile, stage, arm, seed
-            )  # with its files, which are what their hashes say
-            files = step.folder / "policy" if arm else step.folder
-            print(f"{push(files, card, options.push, 'model' if arm else 'dataset')} is written.")
+        if options.push and arm:
+            step = manifest.require(profile, *training(arm, seed)[-1])  # its files are what their hashes say
+            print(f"{push(step.folder / 'policy', card, options.push, 'model')} is written.")
+        elif options.push:
+            with tempfile.TemporaryDirectory() as folder:
+                write_training_sets(profile, seed, Path(folder))
+                print(f"{push(Path(folder), card, options.push, 'dataset')} is written.")
     except InputError as error:
         sys.exit(f"Error: {error}")
 

@@ -27,6 +27,13 @@ from dereason_utils.training import (
 )
 from dereason_utils.verify import is_strictly_right, verify_many
 
+# How far sampler and trainer may be apart on the sampler's own tokens; the canary measures the same.
+RATIO_TOLERANCE = 0.01  # of the mean importance ratio around 1
+# Nats a token. Drawn tokens' mean ratio is 1 for any two policies in the long run; that they are the same shows here.
+DISTANCE_TOLERANCE = 0.05
+SAMPLERS_RATIO, SAMPLERS_DISTANCE = (  # as TRL logs them for rollouts of vLLM
+    "sampling/importance_sampling_ratio/mean", "sampling/sampling_logp_difference/mean",
+)  # fmt: skip
 HEAD_CHUNK = 256  # completion tokens whose logits exist at once: 50 MB in float32 for a vocabulary of 49k
 
 
@@ -89,6 +96,7 @@ def train(
             mark_whole(),
             progress_callback("GRPO", ("reward", "entropy_sampled")),
             stop_on_nan(),
+            stop_on_another_sampler(),
             *callbacks,
         ],
     )
@@ -326,7 +334,8 @@ def step_table(history: list[dict], updates_per_step: int) -> pd.DataFrame:
     """Tidy training curve from the trainer's log: one row per step, that is, per batch of rollouts.
 
     Of a step's updates the first one's log carries the rollouts' measures; its loss, gradient norm and clip share are
-    those of that update, and update_s is the time of all.
+    those of that update, and update_s is the time of all. importance_ratio (trainer to sampler, mean over the drawn
+    tokens) is there when vLLM drew them.
     """
     names = {
         "step": "step", "reward": "reward", "reward_std": "reward_std", "completions/mean_length": "response_length",
@@ -335,6 +344,8 @@ def step_table(history: list[dict], updates_per_step: int) -> pd.DataFrame:
         "grad_norm": "grad_norm", "loss": "loss", "learning_rate": "learning_rate", "rollout_s": "rollout_s",
         "step_time": "step_s", "rollout_tokens_per_s": "rollout_tokens_per_s",
     }  # fmt: skip
+    if any(SAMPLERS_RATIO in entry for entry in history):
+        names[SAMPLERS_RATIO] = "importance_ratio"
     logs = [entry for entry in history if "loss" in entry]
     steps = [logs[i : i + updates_per_step] for i in range(0, len(logs), updates_per_step)]
     rows = [
@@ -344,6 +355,32 @@ def step_table(history: list[dict], updates_per_step: int) -> pd.DataFrame:
     table = pd.DataFrame(rows).reindex(columns=list(names)).rename(columns=names)
     table["update_s"] = table.pop("step_s") - table["rollout_s"]
     return table
+
+
+def stop_on_another_sampler():
+    """A trainer callback that ends training when the first rollouts of vLLM do not come from the trainer's policy.
+
+    The first two batches since the start or the checkpoint: before the second, weights are handed over after an update.
+    Rollouts without vLLM's log-probabilities are not looked at.
+    """
+    from transformers import TrainerCallback
+
+    class StopOnAnotherSampler(TrainerCallback):
+        looks = 2
+
+        def on_log(self, args, state, control, logs=None, **_):
+            if not self.looks or SAMPLERS_RATIO not in (logs or {}):
+                return
+            self.looks -= 1
+            ratio, distance = logs[SAMPLERS_RATIO], logs[SAMPLERS_DISTANCE]
+            if not (abs(ratio - 1) <= RATIO_TOLERANCE and distance <= DISTANCE_TOLERANCE):
+                raise InputError(
+                    f"After update {state.global_step}: vLLM and the trainer disagree on the drawn tokens (mean importance ratio "
+                    f"{ratio:.3f}, {distance:.3f} nats a token apart): vLLM does not have the trainer's weights, or "
+                    "computes otherwise; try hardware.sampler: own, or other versions."
+                )
+
+    return StopOnAnotherSampler()
 
 
 def collect_rollouts(folder: Path, steps: int) -> pd.DataFrame:

@@ -2,19 +2,21 @@
 
     python -m dereason_utils.multi_node --profile paper --arm dereason --seed 0 --nodes 4 --folder out
 
-writes the arm's RL problems as verl reads them and run.sh, which gives verl the profile's numbers. verl calls
-`compute_score` below, so that the reward is the evaluation's checker here too. verl has an environment of its own,
-in which this package is installed without dependencies but math-verify, sympy and pint; it is no part of our locks.
+writes the arm's RL problems as verl reads them, the policy to start from, and run.sh, which gives verl the profile's
+numbers; the folder must be one that all nodes see. verl calls `compute_score` below, so that the reward is the
+evaluation's checker here too. verl has an environment of its own, in which this package is installed without
+dependencies but math-verify, sympy and pint; it is no part of our locks.
 """
 
 import argparse
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import disk, manifest, paths, profiles, prompts, schema
+from dereason_utils import corpora, disk, manifest, profiles, prompts, schema, split, workflow
 from dereason_utils.errors import InputError
 from dereason_utils.split import ARMS
 
@@ -64,6 +66,8 @@ def options(
     rl, model = profile.grpo, profile.model
     if rl.mask_truncated:
         raise InputError("grpo.mask_truncated has no counterpart in verl: set it to false.")
+    if model.prompt_style != "chat":
+        raise InputError("verl renders prompts with the chat template: set model.prompt_style to chat.")
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     return {
         "algorithm.adv_estimator": "grpo",
@@ -109,6 +113,66 @@ def options(
     }
 
 
+def base_policy(model: profiles.Model, folder: Path) -> Path:
+    """The base model at its commit, in a folder whose tokenizer names the chat template's end of a turn as its end token.
+
+    verl has no setting for either: it hands vLLM the model's folder, and vLLM stops at the tokenizer's end token and at
+    those of generation_config.json. Raises InputError when the model cannot be had or has no whole weights.
+    """
+    from transformers import AutoTokenizer
+
+    from dereason_utils import gpu, models
+
+    where = Path(gpu.local_copy(models.locate(model), model.revision))
+    models.check_weights(where)
+    tokenizer = AutoTokenizer.from_pretrained(where)
+    models.end_with_turn(tokenizer)
+    with disk.atomic_folder(folder) as working:
+        shutil.copytree(where, working, dirs_exist_ok=True)
+        tokenizer.save_pretrained(working)
+    return folder
+
+
+def write(profile: profiles.Profile, arm: str, seed: int, nodes: int, folder: Path) -> str:
+    """Write train.parquet, run.sh and, for an arm without SFT, the base policy into the folder; says what was left out.
+
+    Reads what 04_grpo reads, and leaves out what it leaves out. Raises InputError for an arm that verl cannot train and
+    for a step that was not run.
+    """
+    from transformers import AutoTokenizer
+
+    if arm not in ARMS or not ARMS[arm].rl:
+        raise InputError(
+            f"{arm!r} has no RL stage: choose one of {', '.join(n for n, a in ARMS.items() if a.rl)}."
+        )
+    if len(ARMS[arm].rl) > 1:
+        raise InputError(f"{arm} has several RL phases: verl is given one, so choose another arm.")
+    data = folder / "train.parquet"
+    policy = folder / "policy"
+    scored = manifest.require(profile.name, "01_score", outputs=["problems.parquet"])
+    splits = manifest.require(profile.name, "02_split", seed=seed, outputs=["sets.parquet"])
+    for made in workflow.trained(arm, seed)[:-1]:
+        policy = manifest.require(profile.name, *made, outputs=["policy"]).folder / "policy"
+    settings = options(profile, str(policy), str(data), str(folder), seed, nodes)
+    corpus = schema.read(scored, "problems.parquet", corpora.COLUMNS)
+    problems = split.arm_set(corpus, pd.read_parquet(splits.folder / "sets.parquet"), arm, "rl")
+    if not ARMS[arm].sft:
+        base_policy(profile.model, policy)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    fits = prompts.fitting(problems["question"], tokenizer, profile.model, profile.grpo.max_completion)
+    kept = scorable(problems[fits])
+    disk.write_table(data, rows(kept))
+    command = [
+        "python -m verl.trainer.main_ppo",
+        *(shlex.quote(f"{name}={value}") for name, value in settings.items()),
+    ]
+    disk.write_text(folder / "run.sh", "#!/usr/bin/env bash\n" + " \\\n  ".join(command) + "\n")
+    return (
+        f"{len(kept)} of {len(problems)} problems ({fits.count(False)} prompts leave no room for a completion, of "
+        f"{sum(fits) - len(kept)} problems the gold answer cannot be scored) and run.sh are in {folder}."
+    )
+
+
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write an arm's RL problems and settings for verl.")
     parser.add_argument("--profile", default="paper")
@@ -119,32 +183,9 @@ def main(words: list[str] | None = None) -> None:
     given = parser.parse_args(words)
     try:
         profile = profiles.load(given.profile)
-        if given.arm not in ARMS or not ARMS[given.arm].rl:
-            raise InputError(
-                f"{given.arm!r} has no RL stage: choose one of {', '.join(n for n, a in ARMS.items() if a.rl)}."
-            )
-        if len(ARMS[given.arm].rl) > 1:
-            raise InputError(f"{given.arm} has several RL phases: verl is given one, so choose another arm.")
-        splits = manifest.require(given.profile, "02_split", seed=given.seed)
-        columns = ["id", "question", "answer", "answer_type"]
-        problems = schema.read(splits, f"{given.arm}_rl.parquet", columns)
-        kept = scorable(problems)
-        policy = profile.model.name
-        if ARMS[given.arm].sft:
-            policy = str(paths.step_dir(given.profile, "03_sft", given.arm, given.seed) / "policy")
-        data = given.folder.resolve() / "train.parquet"
-        settings = options(profile, policy, str(data), str(given.folder.resolve()), given.seed, given.nodes)
+        print(write(profile, given.arm, given.seed, given.nodes, given.folder.resolve()))
     except InputError as error:
         sys.exit(f"Error: {error}")
-    disk.write_table(data, rows(kept))
-    command = [
-        "python -m verl.trainer.main_ppo",
-        *(shlex.quote(f"{name}={value}") for name, value in settings.items()),
-    ]
-    disk.write_text(given.folder / "run.sh", "#!/usr/bin/env bash\n" + " \\\n  ".join(command) + "\n")
-    print(
-        f"{len(kept)} of {len(problems)} problems (the others' gold answers cannot be scored) and run.sh are in {given.folder}."
-    )
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ def test_it_passes_and_leaves_the_weights_and_the_draws_as_they_were(loaded, sta
     drawn = generate.sample(model, tokenizer, [[5, 6, 7]], copies=4, **asked)
     before, random = weights(model), torch.get_rng_state()
     if stage == "sft":
-        said = canary.before_sft(model, tokenizer, examples(tokenizer), PROBLEMS, settings)
+        said = canary.before_sft(model, tokenizer, examples(tokenizer), PROBLEMS, settings, None)
     else:
-        said = canary.before_grpo(model, tokenizer, PROBLEMS, settings)
+        said = canary.before_grpo(model, tokenizer, PROBLEMS, settings, None)
     assert said.startswith("Canary: an update on the") and "weights restored" in said
     assert_untouched(model, before)
     assert torch.equal(random, torch.get_rng_state())
@@ -83,9 +83,9 @@ def test_the_longest_sequences_come_first(loaded, monkeypatch):
     monkeypatch.setattr(canary, "check", lambda model, tokenizer, rows, *rest, **options: seen.append(rows))
     settings = settings.model_copy(update={"sft": settings.sft.model_copy(update={"micro_batch_size": 2})})
     made = examples(tokenizer)
-    canary.before_sft(model, tokenizer, made, PROBLEMS, settings)
+    canary.before_sft(model, tokenizer, made, PROBLEMS, settings, None)
     assert [prompt + done for prompt, done in seen[0]] == [made[-1]["input_ids"], made[-2]["input_ids"]]
-    canary.before_grpo(model, tokenizer, PROBLEMS, settings)
+    canary.before_grpo(model, tokenizer, PROBLEMS, settings, None)
     lengths = {len(done) for _, done in seen[1]}
     assert lengths == {settings.grpo.max_completion} and len(seen[1]) == settings.grpo.micro_batch_size
     assert len(seen[1][0][0]) == max(len(prompt) for prompt, _ in seen[1])
@@ -101,7 +101,7 @@ def test_a_sampler_with_other_probabilities_stops_the_run(loaded, shift):
         return [[value + shift for value in row] for row in canary.read_again(*arguments)]
 
     with pytest.raises(InputError, match="mean importance ratio") as caught:
-        canary.before_grpo(model, tokenizer, PROBLEMS, settings, sampler_log_probabilities=perturbed)
+        canary.before_grpo(model, tokenizer, PROBLEMS, settings, None, sampler_log_probabilities=perturbed)
     assert "\n" not in str(caught.value)
     assert_untouched(model, before)
 
@@ -124,7 +124,7 @@ def test_a_sampler_that_was_not_given_the_new_weights_stops_the_run(loaded, monk
         return held
 
     with pytest.raises(InputError, match="does not have the trainer's weights"):
-        canary.before_grpo(model, tokenizer, PROBLEMS, settings, sampler_log_probabilities=old)
+        canary.before_grpo(model, tokenizer, PROBLEMS, settings, None, sampler_log_probabilities=old)
     assert_untouched(model, stale)
 
 
@@ -134,7 +134,7 @@ def test_weights_that_are_no_numbers_stop_the_run(loaded):
     with torch.no_grad():
         next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
     with pytest.raises(InputError, match="not finite"):
-        canary.before_grpo(model, tokenizer, PROBLEMS, settings)
+        canary.before_grpo(model, tokenizer, PROBLEMS, settings, None)
 
 
 @pytest.mark.fault
@@ -147,19 +147,67 @@ def test_too_little_memory_names_the_setting(loaded, monkeypatch):
 
     monkeypatch.setattr(canary.grpo, "completion_log_probabilities", full)
     with pytest.raises(InputError, match="lower grpo.micro_batch_size or model.max_length"):
-        canary.before_grpo(model, tokenizer, PROBLEMS, settings)
+        canary.before_grpo(model, tokenizer, PROBLEMS, settings, None)
     assert_untouched(model, before)
 
 
 def test_a_cpu_run_does_without_it_and_says_so():
     settings = profiles.load("smoke")
-    assert canary.before_grpo(None, small_policy.tokenizer(False), PROBLEMS, settings) == (
+    assert canary.before_grpo(None, small_policy.tokenizer(False), PROBLEMS, settings, None) == (
         "No canary: this is a CPU (-o canary=true asks for it)."
     )
 
 
-def test_several_processes_do_without_it_and_say_so():
+@pytest.fixture
+def shared(policy_folder):
+    """(model, tokenizer, settings) of a policy all of whose weights two processes train, on a CPU with our own sampler."""
+    own = small_policy.settings(policy_folder, max_length=1024, bfloat16=False, full_finetuning=True)
+    smoke = profiles.load("smoke", {"canary": True})
+    changes = {
+        "model": own,
+        "hardware": smoke.hardware.model_copy(update={"processes": 2}),
+        "sft": smoke.sft.model_copy(update={"batch_size": 4, "micro_batch_size": 2}),
+        "grpo": smoke.grpo.model_copy(
+            update={"group_size": 2, "micro_batch_size": 2, "updates_per_step": 2, "max_completion": 8}
+        ),
+    }
+    settings = smoke.model_copy(update=changes)
+    return *models.load_policy(str(policy_folder), own, 0, train=True), settings
+
+
+def test_several_processes_make_an_update_on_the_longest_examples(shared, tmp_path):
+    model, tokenizer, settings = shared
+    before, made = weights(model), examples(tokenizer)
+    said = canary.before_sft(model, tokenizer, made, PROBLEMS, settings, tmp_path / "canary")
+    longest = sum(len(example["input_ids"]) for example in made[-4:])
+    assert said.startswith(
+        f"Canary: 2 processes made an update on the 4 longest sequences ({longest} tokens)"
+    )
+    assert_untouched(model, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_make_two_steps_of_grpo(shared, tmp_path):
+    model, tokenizer, settings = shared
+    before = weights(model)
+    said = canary.before_grpo(model, tokenizer, PROBLEMS, settings, tmp_path / "canary")
+    assert said.startswith("Canary: 2 processes made two steps of 4 rollouts of the 2 longest prompts, ")
+    assert "importance ratio not measured" in said  # our own sampler reads the trainer's very weights
+    assert_untouched(model, before)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.fault
+def test_processes_that_learn_nothing_stop_the_run(shared, tmp_path):
+    model, tokenizer, settings = shared
+    settings = settings.model_copy(update={"sft": settings.sft.model_copy(update={"learning_rate": 1e-30})})
+    with pytest.raises(InputError, match="changes no weight"):
+        canary.before_sft(model, tokenizer, examples(tokenizer), PROBLEMS, settings, tmp_path / "canary")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_gpu_several_processes_do_without_it_too():
     settings = profiles.load("paper", {"model.prompt_style": "plain"})
-    assert canary.before_grpo(None, small_policy.tokenizer(False), PROBLEMS, settings) == (
-        "No canary: 8 processes train, each with a part of the weights, and not this one."
+    assert canary.before_grpo(None, None, PROBLEMS, settings, None) == (
+        "No canary: this is a CPU (-o canary=true asks for it)."
     )

@@ -1,10 +1,13 @@
 """Cards hold the facts of the run that made the model or the data; a push is what a user asks for, and fails clearly."""
 
+import io
+import re
+
 import pandas as pd
 import pytest
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 
-from dereason_utils import cards, disk, manifest, paths, profiles
+from dereason_utils import cards, disk, manifest, paths, profiles, split
 from dereason_utils.errors import InputError
 
 
@@ -43,6 +46,17 @@ def test_a_model_card_holds_settings_results_and_versions(run, capsys):
     step = manifest.load(paths.manifest_path("cpu", "04_grpo", "dereason", 0))
     assert step.commit in card.text and f"trl | {step.versions['trl']}" in card.text
     assert "is written" in capsys.readouterr().out
+
+
+def test_the_card_of_an_arm_with_a_shared_sft_finds_it(run):
+    """sft_rl_score_4 goes on from dereason's SFT, which was trained once."""
+    profile = profiles.load("cpu")
+    begun = manifest.begin(
+        "04_grpo", "cpu", "sft_rl_score_4", 0, parameters=profiles.stage_settings(profile, "04_grpo")
+    )
+    manifest.finish(begun)
+    text = cards.model_card("cpu", "sft_rl_score_4", 0)
+    assert "sft.epochs" in text and "grpo.steps" in text
 
 
 def test_a_data_card_holds_sizes_and_the_teachers_accuracy(run):
@@ -84,6 +98,73 @@ def test_a_push_sends_the_policy_and_its_card_to_a_private_repository(tmp_path, 
     assert cards.push(files, "the card", "me/policy", "model") == "hub/me/policy"
     assert sent["repository"] == ("me/policy", {"repo_type": "model", "private": True, "exist_ok": True})
     assert sent["files"] == ({"weights": "w", "README.md": "the card"}, "model")
+
+
+@pytest.fixture
+def training_sets(roots):
+    """01 and 02 of four training problems, one without a teacher's answer, and a test problem."""
+    corpus = pd.DataFrame(
+        {
+            "id": ["a", "b", "c", "d", "t"],
+            "question": ["A?", "B?", "C?", "D?", "secret?"],
+            "answer": ["1", "2", "3", "4", "5"],
+            "answer_type": "number",
+            "subject": "mathematics",
+            "family": "f",
+            "steps": 1,
+            "split": [*["train"] * 4, "test"],
+        }
+    )
+    train = corpus[corpus["split"] == "train"]
+    answers = train[["id"]].assign(
+        response=["1", "2", "wrong", ""],
+        response_correct=[True, True, False, False],
+        answered=[True, True, True, False],
+    )
+    scores = train[["id", "subject"]].assign(score=[1, 3, 2, 5], response_correct=answers["response_correct"])
+    settings = profiles.load("cpu")
+
+    def step(stage, seed, tables):
+        begun = manifest.begin(stage, "cpu", None, seed, parameters=profiles.stage_settings(settings, stage))
+        for name, rows in tables.items():
+            disk.write_table(begun.folder / name, rows)
+        manifest.finish(begun, outputs=list(tables))
+
+    step("01_score", None, {"problems.parquet": corpus})
+    sizes = pd.DataFrame({"arm": ["dereason", "threshold_2"], "sft": [3, 2], "rl": [1, 2]})
+    teachers = pd.DataFrame({"score": [1], "problems": [4], "teacher_accuracy": [0.5]})
+    made = {"sets.parquet": split.selections(scores, 3, 0), "answers.parquet": answers}
+    step("02_split", 0, {**made, "sizes.csv": sizes, "teacher.csv": teachers})
+
+
+def test_a_push_without_an_arm_sends_the_tables_that_the_card_names(training_sets, monkeypatch, capsys):
+    sent = {}
+
+    def upload(self, *, repo_id, folder_path, repo_type):
+        sent.update({path.name: path.read_bytes() for path in folder_path.iterdir()})
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **options: repo_id)
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    cards.main(["--profile", "cpu", "--push", "me/data"])
+    card = sent.pop("README.md").decode()
+    assert (
+        set(sent)
+        == set(re.findall(r"`(\w+\.parquet)`", card))
+        >= {"dereason_sft.parquet", "rl_only_rl.parquet"}
+    )
+    assert "threshold_2" not in card  # not an arm of this profile
+    tables = {name: pd.read_parquet(io.BytesIO(content)) for name, content in sent.items()}
+    sft, rl = tables["dereason_sft.parquet"], tables["dereason_rl.parquet"]
+    assert sft[["id", "response"]].to_numpy().tolist() == [["a", "1"], ["b", "2"], ["c", "wrong"]]
+    assert rl[["id", "question", "answer", "phase"]].to_numpy().tolist() == [["d", "D?", "4", 1]]
+    assert "t" not in {each for table in tables.values() for each in table["id"]}
+
+
+@pytest.mark.fault
+def test_training_sets_that_are_not_here_are_not_pushed(training_sets):
+    (paths.step_dir("cpu", "01_score") / "problems.parquet").unlink()  # as in a clone
+    with pytest.raises(SystemExit, match=r"problems.parquet is missing.*01_score"):
+        cards.main(["--profile", "cpu", "--push", "me/data"])
 
 
 @pytest.mark.fault

@@ -1,5 +1,8 @@
 """GRPO: rewards are the checker's, savings leave the gradient as it is."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,6 +94,43 @@ def test_step_table_separates_rollout_and_update_time():
     table = grpo.step_table(history, 1)
     assert len(table) == 1
     assert table["update_s"][0] == pytest.approx(2.0) and table["reward"][0] == 0.25
+
+
+def test_step_table_keeps_the_importance_ratio_of_vllms_rollouts():
+    entry = {"step": 1, "reward": 0.25, "loss": 0.1, "rollout_s": 3.0, "step_time": 5.0}
+    assert "importance_ratio" not in grpo.step_table([entry], 1)
+    table = grpo.step_table([{**entry, grpo.SAMPLERS_RATIO: 0.999}, {**entry, "step": 2}], 2)
+    assert table["importance_ratio"].tolist() == [0.999]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("ratio", "distance"), [(0.98, 0.01), (1.02, 0.01), (1.0, 0.06), (float("nan"), 0.0)]
+)
+def test_a_sampler_that_is_not_the_trainer_stops_the_first_steps(ratio, distance):
+    state = SimpleNamespace(global_step=1)
+    logs = {grpo.SAMPLERS_RATIO: ratio, grpo.SAMPLERS_DISTANCE: distance}
+    with pytest.raises(InputError, match="does not have the trainer's weights") as caught:
+        grpo.stop_on_another_sampler().on_log(None, state, None, logs)
+    assert "\n" not in str(caught.value)
+    later = grpo.stop_on_another_sampler()
+    later.on_log(
+        None, state, None, {"loss": 0.1}
+    )  # our own sampler, or an update on rollouts that were looked at
+    good = {grpo.SAMPLERS_RATIO: 1.005, grpo.SAMPLERS_DISTANCE: 0.02}
+    later.on_log(None, state, None, good)
+    with pytest.raises(InputError):  # the weights of after the first update did not arrive
+        later.on_log(None, state, None, logs)
+    latest = grpo.stop_on_another_sampler()
+    for entry in (good, good, logs):  # later steps are in the curve
+        latest.on_log(None, state, None, entry)
+
+
+def test_trl_logs_the_samplers_measures_under_these_names():
+    import trl.trainer.grpo_trainer as trainer
+
+    source = Path(trainer.__file__).read_text()
+    assert f'["{grpo.SAMPLERS_RATIO}"].append' in source and f'["{grpo.SAMPLERS_DISTANCE}"].append' in source
 
 
 @pytest.mark.fault
