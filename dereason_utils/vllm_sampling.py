@@ -91,11 +91,19 @@ def draw(llm, ends, prompts, *, copies: int, max_new_tokens: int, temperature: f
     sampling = [
         SamplingParams(
             max_tokens=max_new_tokens, temperature=temperature, top_p=1.0, top_k=-1, logprobs=0,
-            seed=seed * 1_000_003 % 2**31 + number, stop_token_ids=ends, detokenize=False,
+            seed=first_seed(seed) + number, stop_token_ids=ends, detokenize=False,
         )
         for number in range(len(repeated))
     ]  # fmt: skip
     return [result.outputs[0] for result in llm.generate(repeated, sampling, use_tqdm=False)]
+
+
+def first_seed(seed: int) -> int:
+    """The seed of a batch's first completion; those of the others follow it.
+
+    Batches whose seeds are one apart get ranges a million apart: else their questions would share random streams.
+    """
+    return seed * 1_000_003 % 2**31
 
 
 def log_probabilities(output) -> list[float]:

@@ -35,7 +35,7 @@ class Model(Section):
     full_finetuning: bool
     lora_rank: PositiveInt
     lora_alpha: PositiveInt
-    prompt_style: Literal["chat", "plain"]
+    prompt_style: Literal["chat", "plain", "zero_shot"]  # the form of the policy's prompt, see prompts.py
 
 
 class Hardware(Section):
