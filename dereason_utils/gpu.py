@@ -80,7 +80,9 @@ def correction_settings(hardware: Hardware) -> dict:
 
 def prompt_texts(questions: Sequence[str], tokenizer, style: str) -> list[str]:
     """The prompts as TRL will tokenise them. Raises InputError if that gives other tokens than SFT and evaluation see."""
-    texts = [prompts.render(prompts.policy_messages(question, style), tokenizer, style) for question in questions]
+    texts = [
+        prompts.render(prompts.policy_messages(question, style), tokenizer, style) for question in questions
+    ]
     if texts and tokenizer(texts[0])["input_ids"] != prompts.tokenise_prompt(questions[0], tokenizer, style):
         raise InputError(
             f"The tokenizer of {tokenizer.name_or_path} puts tokens of its own around a prompt: vLLM's rollouts would not "

@@ -34,7 +34,11 @@ def test_policy_prompt_ends_where_the_completion_starts(tokenizer):
 
 def test_policy_prompt_shows_how_to_box():
     """Letter for letter: the committed results were made with these."""
-    shown = "Answer in \\boxed{}.", "Ann has 3 pens and buys 4 more. How many pens has she?", "3 + 4 = 7. \\boxed{7}"
+    shown = (
+        "Answer in \\boxed{}.",
+        "Ann has 3 pens and buys 4 more. How many pens has she?",
+        "3 + 4 = 7. \\boxed{7}",
+    )
     for style in ("chat", "plain"):
         messages = prompts.policy_messages("Q?", style)
         assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
@@ -51,7 +55,10 @@ def test_zero_shot_asks_for_reasoning_and_shows_no_example(tokenizer):
 @pytest.mark.parametrize("question", ["Which?\nA) red\nB) blue", "Which?\n(A) red\n(B) blue\n(C) none"])
 def test_zero_shot_asks_for_the_letter_of_an_option(tokenizer, question):
     (asked,) = prompts.policy_messages(question, "zero_shot")
-    assert asked["content"].startswith(question) and "letter of the right option in \\boxed{}" in asked["content"]
+    assert (
+        asked["content"].startswith(question)
+        and "letter of the right option in \\boxed{}" in asked["content"]
+    )
     # What is taught must be what is asked for.
     assert [asked] == prompts.teacher_messages(question)
 
