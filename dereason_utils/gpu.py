@@ -109,7 +109,8 @@ def sample(
 def by_vllm(model, tokenizer, rows, ends, copies, max_new_tokens, temperature, seed) -> list[list[tuple]]:
     """(tokens, ended, entropy, log-probabilities) for each prompt and copy.
 
-    vLLM gives the copies of a prompt seeds one apart, so each has its own, as in `vllm_sampling.draw`. The entropy is an estimate: the mean of -log p of what was drawn.
+    vLLM gives the copies of a prompt seeds one apart, so each has its own, as in `vllm_sampling.draw`. The entropy is an
+    estimate: the mean of -log p of what was drawn.
     """
     from vllm import SamplingParams
 
