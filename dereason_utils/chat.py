@@ -53,7 +53,7 @@ Ask = Callable[[Sequence[list[dict]], Decoding], list[Reply]]
 
 
 def open_model(settings: Instruct, seed: int, section: str) -> Ask:
-    """The model of a profile's section ('judge' or 'teacher'), wherever it runs.
+    """The model of a profile's section ('judge', 'teacher', or 'eval.model_verifier'), wherever it runs.
 
     Raises InputError, before anything is loaded, for a hub id without a commit and where vLLM is not installed.
     """

@@ -28,7 +28,7 @@ def evaluate(model, tokenizer, items: Sequence[BenchmarkItem], style: str, setti
     training.keep_own(
         folder,
         code=sources.code_hash("05_eval"),
-        settings=settings.model_dump(),
+        settings=settings.model_dump(exclude={"model_verifier"}),  # which is asked afterwards
         items=[dataclasses.astuple(item) for item in items],
         prompts=ids,
         model=training.model_facts(model),

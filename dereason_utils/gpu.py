@@ -80,7 +80,9 @@ def correction_settings(hardware: Hardware) -> dict:
 
 def prompt_texts(questions: Sequence[str], tokenizer, style: str) -> list[str]:
     """The prompts as TRL will tokenise them. Raises InputError if that gives other tokens than SFT and evaluation see."""
-    texts = [prompts.render(prompts.policy_messages(question), tokenizer, style) for question in questions]
+    texts = [
+        prompts.render(prompts.policy_messages(question, style), tokenizer, style) for question in questions
+    ]
     if texts and tokenizer(texts[0])["input_ids"] != prompts.tokenise_prompt(questions[0], tokenizer, style):
         raise InputError(
             f"The tokenizer of {tokenizer.name_or_path} puts tokens of its own around a prompt: vLLM's rollouts would not "
@@ -107,14 +109,17 @@ def sample(
 def by_vllm(model, tokenizer, rows, ends, copies, max_new_tokens, temperature, seed) -> list[list[tuple]]:
     """(tokens, ended, entropy, log-probabilities) for each prompt and copy.
 
-    The entropy is an estimate: the mean of -log p of what was drawn.
+    vLLM gives the copies of a prompt seeds one apart, so each has its own, as in `vllm_sampling.draw`. The entropy is an
+    estimate: the mean of -log p of what was drawn.
     """
     from vllm import SamplingParams
+
+    from dereason_utils.vllm_sampling import first_seed
 
     sampling = [
         SamplingParams(
             n=copies, temperature=temperature, top_p=1.0, top_k=-1, max_tokens=max_new_tokens, logprobs=0,
-            stop_token_ids=ends, seed=seed + number * copies, detokenize=False,
+            stop_token_ids=ends, seed=first_seed(seed) + number * copies, detokenize=False,
         )
         for number in range(len(rows))
     ]  # fmt: skip

@@ -212,7 +212,7 @@ def load_policy(
         )
         if policy and not gpu:
             load_adapter(model, policy)
-    if settings.prompt_style == "chat":
+    if settings.prompt_style != "plain":
         end_with_turn(tokenizer)
     check_tokens(model, tokenizer)
     model.train(train)

@@ -31,16 +31,16 @@ def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_
     return float(verdict.verdict == "correct")
 
 
-def rows(problems: pd.DataFrame) -> pd.DataFrame:
+def rows(problems: pd.DataFrame, style: str) -> pd.DataFrame:
     """The problems in verl's columns; it renders the messages with the model's chat template.
 
-    problems: columns id, question, answer, answer_type. Problems whose gold answer cannot be scored have no reward of
+    problems: columns id, question, answer, answer_type. style: `model.prompt_style`. Problems whose gold answer cannot be scored have no reward of
     None in verl, so the caller leaves them out.
     """
     return pd.DataFrame(
         {
             "data_source": "dereason",
-            "prompt": [prompts.policy_messages(question) for question in problems["question"]],
+            "prompt": [prompts.policy_messages(question, style) for question in problems["question"]],
             "ability": "reasoning",
             "reward_model": [{"style": "rule", "ground_truth": answer} for answer in problems["answer"]],
             "extra_info": problems[["id", "question", "answer_type"]].to_dict("records"),
@@ -161,7 +161,7 @@ def write(profile: profiles.Profile, arm: str, seed: int, nodes: int, folder: Pa
     tokenizer = AutoTokenizer.from_pretrained(policy)
     fits = prompts.fitting(problems["question"], tokenizer, profile.model, profile.grpo.max_completion)
     kept = scorable(problems[fits])
-    disk.write_table(data, rows(kept))
+    disk.write_table(data, rows(kept, profile.model.prompt_style))
     command = [
         "python -m verl.trainer.main_ppo",
         *(shlex.quote(f"{name}={value}") for name, value in settings.items()),

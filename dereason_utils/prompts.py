@@ -1,14 +1,19 @@
-"""Every prompt of the project. The same policy prompt serves SFT, RL and evaluation of every arm."""
+"""Every prompt of the project. The same policy prompt serves SFT, RL and evaluation of every arm.
+
+`model.prompt_style` is its form: 'chat' and 'plain' show small policies a worked example, in the model's chat template
+or as a bare transcript; 'zero_shot' asks for reasoning and shows none.
+"""
 
 import re
 from collections.abc import Sequence
 
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Model
+from dereason_utils.verify.words import options
 
 POLICY_INSTRUCTION = "Answer in \\boxed{}."
-# One worked example in every prompt: without it the untrained policy of the cpu profile almost never boxes an answer,
-# and rl_only would have no reward to learn from. The same prompt serves every arm.
+# One worked example in the styles chat and plain: without it the untrained policy of the cpu profile almost never boxes
+# an answer, and rl_only would have no reward to learn from. A policy of 4B it would teach to answer as tersely.
 EXAMPLE = ("Ann has 3 pens and buys 4 more. How many pens has she?", "3 + 4 = 7. \\boxed{7}")
 
 JUDGE_INSTRUCTION = """Rate how much reasoning a problem demands; do not solve it. Think about how many steps a solution
@@ -23,13 +28,16 @@ First write a short analysis, then a last line `ReasoningRequired: <1-5>`."""
 # What the small judge of the cpu profile sees: it is tuned on the rubric, so the rubric itself would only cost time.
 JUDGE_SHORT_INSTRUCTION = "How many reasoning steps does this problem need? Rate it from 1 to 5."
 
-
-TEACHER_INSTRUCTION = "Solve the problem step by step. End with the final answer in \\boxed{}."
+# How the teacher is asked, and in the style zero_shot the policy: General-Reasoner's form (arXiv 2505.14652; reasoning
+# first, then the answer, of an option its letter, in a box) in our words.
+REASON = "Solve the problem step by step. End with {} in \\boxed{{}}."
 _TURN_MARK = re.compile(r"<(?=\|[^|<>\s]{1,40}\|>|/?(?:s|think|tool_call)>)|\[(?=/?INST\])")
 
 
-def policy_messages(question: str) -> list[dict[str, str]]:
-    """Chat messages that ask the policy for a solution."""
+def policy_messages(question: str, style: str) -> list[dict[str, str]]:
+    """Chat messages that ask the policy for a solution; in the style zero_shot those that ask the teacher."""
+    if style == "zero_shot":
+        return teacher_messages(question)
     asked, answered = EXAMPLE
     return [
         {"role": "system", "content": POLICY_INSTRUCTION},
@@ -46,18 +54,24 @@ def judge_messages(question: str, short: bool) -> list[dict[str, str]]:
 
 
 def teacher_messages(question: str) -> list[dict[str, str]]:
-    """Chat messages that ask the teacher for a worked solution (the paper does not give its prompt)."""
-    return [{"role": "user", "content": f"{question}\n\n{TEACHER_INSTRUCTION}"}]
+    """Chat messages that ask for a worked solution (the paper does not give its prompt).
+
+    Lines that begin with A, B, ... are options, as the checker reads them; with a, b, ... more often a problem's parts.
+    """
+    lettered = "A" in options(question)
+    goal = "the letter of the right option" if lettered else "the final answer"
+    return [{"role": "user", "content": f"{question}\n\n{REASON.format(goal)}"}]
 
 
 def render(messages: list[dict[str, str]], tokenizer, style: str) -> str:
     """The prompt as text, ending where the completion starts.
 
-    style 'chat' uses the model's chat template, 'plain' a bare transcript for models that know none. Control tokens
-    written inside a message are taken apart first, so that data cannot forge a turn.
+    style 'chat' uses the model's chat template, 'plain' a bare transcript for models that know none, 'zero_shot' the
+    template where there is one. Control tokens written inside a message are taken apart first, so that data cannot forge
+    a turn.
     """
     safe = [{**message, "content": defuse(message["content"], tokenizer)} for message in messages]
-    if style == "plain":
+    if style == "plain" or (style == "zero_shot" and not tokenizer.chat_template):
         return "\n".join(message["content"] for message in safe) + "\nSolution:\n"
     if not tokenizer.chat_template:
         raise InputError(
@@ -68,7 +82,7 @@ def render(messages: list[dict[str, str]], tokenizer, style: str) -> str:
 
 def tokenise_prompt(question: str, tokenizer, style: str) -> list[int]:
     """The policy's prompt as token ids; the same for SFT, rollouts and evaluation."""
-    return tokenizer(render(policy_messages(question), tokenizer, style), add_special_tokens=False)[
+    return tokenizer(render(policy_messages(question, style), tokenizer, style), add_special_tokens=False)[
         "input_ids"
     ]
 

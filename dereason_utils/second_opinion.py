@@ -4,22 +4,66 @@ The protocol and its defences are `verify.model_verifier`'s; here it gets a mode
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import generate, models, prompts
+from dereason_utils import chat, generate, models, prompts, vllm_sampling
 from dereason_utils.benchmarks import BenchmarkItem
-from dereason_utils.profiles import Model
+from dereason_utils.errors import InputError
+from dereason_utils.profiles import Instruct, Model, Profile
 from dereason_utils.verify.model_verifier import Generate, judge_equivalence
 
-MAX_LENGTH = 2048  # tokens of request and reply together, whatever the policy's limit is
-MAX_REPLY = 512  # tokens; a general verifier reasons before it decides
+MAX_REPLY = 2048  # tokens; a general verifier reasons before it decides (General-Reasoner, arXiv 2505.14652)
+MAX_LENGTH = 4096  # tokens of request and reply together, whatever the policy's limit is
+SHARD = 2048  # replies that are kept on disk together
 LOGGED = ["benchmark", "item_id", "sample", "gold", "extracted", "verdict", "reason"]
 UNDECIDED = "undecided"
 
 
+def open_verifier(settings: Profile, folder: Path, label: str) -> Generate:
+    """The function that `judge_equivalence` asks: greedy replies of `eval.model_verifier`.
+
+    It runs behind its address, in vLLM where `hardware.sampler` is vllm (so the policy's engine must have been released),
+    else in this process as a policy does. folder: keeps finished shards of replies. label: for progress lines. Raises
+    InputError for a hub id without a commit, before anything is loaded.
+    """
+    name, _, where = settings.eval.model_verifier.partition("@")
+    served = where.startswith("http")
+    if not where and "/" in name and not Path(name).is_dir():
+        raise InputError(
+            f"eval.model_verifier is {name!r}, a hub id without a commit: run `make pins`, or write {name}@<its 40 digits>, "
+            f"or {name}@http://host:8000/v1 where a server runs it. Finished batches of the evaluation are kept."
+        )
+    if not served and settings.hardware.sampler != "vllm":
+        return replies(*load(settings.eval.model_verifier, settings.model))
+    if not served:
+        name = models.locate(settings.model.model_copy(update={"name": name, "revision": where or None}))
+    # Of a card only what is free: the policy's memory may not all be back.
+    share = min(settings.eval.memory_share, 0.95 * vllm_sampling.free_share())
+    asked = Instruct(
+        via=where if served else "vllm", name=name, revision=None if served else where or None, temperature=0.0,
+        top_p=1.0, top_k=0, max_tokens=MAX_REPLY, max_length=MAX_LENGTH, memory_share=share, shard_size=SHARD,
+    )  # fmt: skip
+    return by_chat(chat.open_model(asked, 0, "eval.model_verifier"), asked, folder, label)
+
+
+def by_chat(ask: chat.Ask, settings: Instruct, folder: Path, label: str) -> Generate:
+    """The function that `judge_equivalence` asks, of an instruct model; a stopped run goes on with the next shard."""
+
+    def answer(requests: list[str]) -> list[str]:
+        turns = [[{"role": "user", "content": prompts.defuse_turns(request)}] for request in requests]
+        said = chat.in_shards(
+            turns, ask, chat.decoding(settings, 0), folder, settings.shard_size, label, model=settings.name,
+            revision=settings.revision,
+        )  # fmt: skip
+        return [reply.text for reply in said]
+
+    return answer
+
+
 def load(name: str, policy: Model):
-    """(model, tokenizer, its settings) of `eval.model_verifier`: a model's name, or a hub id as name@commit."""
+    """(model, tokenizer, its settings) of a model's name, or of a hub id as name@commit."""
     name, _, revision = name.partition("@")
     settings = policy.model_copy(
         update={
@@ -32,16 +76,16 @@ def load(name: str, policy: Model):
     return model, tokenizer, settings.model_copy(update={"prompt_style": style})
 
 
-def replies(model, tokenizer, settings: Model, max_reply: int = MAX_REPLY) -> Generate:
+def replies(model, tokenizer, settings: Model) -> Generate:
     """The function that `judge_equivalence` asks: greedy replies; empty where prompt and reply would not fit."""
 
     def answer(requests: list[str]) -> list[str]:
         turns = [[{"role": "user", "content": request}] for request in requests]
         texts = [prompts.render(turn, tokenizer, settings.prompt_style) for turn in turns]
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        fit = [i for i, tokens in enumerate(ids) if len(tokens) + max_reply <= settings.max_length]
+        fit = [i for i, tokens in enumerate(ids) if len(tokens) + MAX_REPLY <= settings.max_length]
         drawn = generate.sample(
-            model, tokenizer, [ids[i] for i in fit], max_new_tokens=max_reply, temperature=0.0, seed=0, batch_size=32
+            model, tokenizer, [ids[i] for i in fit], max_new_tokens=MAX_REPLY, temperature=0.0, seed=0, batch_size=32
         )  # fmt: skip
         said = dict(zip(fit, drawn, strict=True))
         return [

@@ -111,7 +111,9 @@ def _texts(recipe: Recipe, known: set[str], count: int) -> list[str]:
     """What the tokenizer is made from: problems with their whole prompt, and all numbers below 100."""
     rng = np.random.default_rng(recipe.seed)
     ids = [pretraining.problem(recipe, rng, known) for _ in range(count)]
-    asked = [[m["content"] for m in prompts.policy_messages(mini_stem.rebuild(i).question)] for i in ids]
+    asked = [
+        [m["content"] for m in prompts.policy_messages(mini_stem.rebuild(i).question, "plain")] for i in ids
+    ]
     solved = [mini_stem.solve(i, recipe.seed, 0.0) for i in ids]
     return ["\n".join([*a, "Solution:", s]) for a, s in zip(asked, solved, strict=True)] + [NUMBERS] * 200
 

@@ -4,6 +4,7 @@ The same code runs on a GPU and on vLLM's CPU build. There it needs a few settin
 before vLLM is imported; what the user has set there stays.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -91,11 +92,42 @@ def draw(llm, ends, prompts, *, copies: int, max_new_tokens: int, temperature: f
     sampling = [
         SamplingParams(
             max_tokens=max_new_tokens, temperature=temperature, top_p=1.0, top_k=-1, logprobs=0,
-            seed=seed * 1_000_003 % 2**31 + number, stop_token_ids=ends, detokenize=False,
+            seed=first_seed(seed) + number, stop_token_ids=ends, detokenize=False,
         )
         for number in range(len(repeated))
     ]  # fmt: skip
     return [result.outputs[0] for result in llm.generate(repeated, sampling, use_tqdm=False)]
+
+
+def first_seed(seed: int) -> int:
+    """The seed of a batch's first completion; those of the others follow it.
+
+    Batches whose seeds are one apart get ranges a million apart: else their questions would share random streams.
+    """
+    return seed * 1_000_003 % 2**31
+
+
+def release(model) -> None:
+    """Shut down the engine of a policy that was loaded with one and take it from the policy, which cannot sample any more.
+
+    That frees the cache of keys and values. On a GPU the two share the weights: those stay as long as the policy does.
+    """
+    if (llm := getattr(model, "vllm_engine", None)) is None:
+        return
+    llm.llm_engine.engine_core.shutdown()
+    for part in model.modules():
+        for name in ("vllm_engine", "fast_generate", "fast_generate_batches"):  # the latter two are Unsloth's
+            vars(part).pop(name, None)
+
+
+def free_share() -> float:
+    """The part of the GPU's memory that is free when what nobody refers to has been given back; 1 on a CPU."""
+    gc.collect()
+    if not torch.cuda.is_available():
+        return 1.0
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return free / total
 
 
 def log_probabilities(output) -> list[float]:

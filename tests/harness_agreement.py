@@ -61,7 +61,7 @@ def sample(data: Path, work: Path) -> None:
     style = settings.model.prompt_style
     rows = evaluate.evaluate(model, tokenizer, asked, style, settings.eval, work / "checkpoints", "agreement")
     texts = {
-        i.problem.id: prompts.render(prompts.policy_messages(i.problem.question), tokenizer, style)
+        i.problem.id: prompts.render(prompts.policy_messages(i.problem.question, style), tokenizer, style)
         for i in items
     }
     rows.assign(prompt=rows["item_id"].map(texts)).to_json(work / "ours.jsonl", orient="records", lines=True)

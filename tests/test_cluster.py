@@ -90,8 +90,9 @@ def test_verl_gets_the_prompts_of_our_own_rollouts_and_our_checker():
     )
     kept = multi_node.scorable(problems)
     assert kept["id"].tolist() == ["a"]
-    (row,) = multi_node.rows(kept).to_dict("records")
-    assert row["prompt"] == prompts.policy_messages("How many?")
+    style = PAPER.model.prompt_style
+    (row,) = multi_node.rows(kept, style).to_dict("records")
+    assert row["prompt"] == prompts.policy_messages("How many?", style)
     for text, reward in (("So \\boxed{7}", 1.0), ("\\boxed{8}", 0.0), ("seven?", 0.0)):
         gold = row["reward_model"]["ground_truth"]
         assert (

@@ -134,6 +134,18 @@ def test_engine_arguments_are_vllms():
     wheels.bind(call, wheels.find(owner, "chat"), method=True)
 
 
+def test_an_engine_can_be_shut_down_and_gives_its_memory_back():
+    """What vllm_sampling.release calls, whether the engine runs in this process or beside it."""
+    clients = wheels.module("vllm", "vllm/v1/engine/core_client.py")
+    for client in ("InprocClient", "MPClient"):
+        wheels.find(clients, f"{client}.shutdown")
+    assert "static_forward_context.clear()" in text_of(
+        "vllm", "vllm/v1/worker/gpu_model_runner.py", "GPUModelRunner.shutdown"
+    )
+    source = wheels.wheel("unsloth").read(LLAMA).decode()
+    assert "model.fast_generate_batches = functools.partial(generate_batches, model.vllm_engine)" in source
+
+
 def _has(tree, name):
     return any(isinstance(node, ast.FunctionDef) and node.name == name for node in ast.walk(tree))
 

@@ -39,8 +39,9 @@ def evaluated(roots, monkeypatch):
     for name, rows in FILES.items():
         (folder / name).mkdir(parents=True)
         (folder / name / "rows.json").write_text(json.dumps(rows))
+    policy = str(small_policy.build(roots / "model", chat=True))
     overrides = {
-        "model.name": str(small_policy.build(roots / "model", chat=True)), "model.prompt_style": "chat",
+        "model.name": policy, "model.prompt_style": "zero_shot", "eval.model_verifier": policy,
         "model.max_length": 1024, "eval.benchmarks": list(FILES), "eval.benchmark_folder": str(folder),
         "eval.max_completion": 8, "eval.batch_size": 32,
     }  # fmt: skip
@@ -59,6 +60,8 @@ def test_each_benchmark_has_its_samples_and_nothing_secret_is_kept_or_shown(root
     summary = pd.read_csv(evaluated.folder / "summary.csv").set_index("benchmark")
     assert summary["samples"].to_dict() == {"gpqa_diamond": 8, "bbeh": 1, "aime24": 32}
     assert {"random_credit", "macro", "parse_failures"} <= set(summary.columns)
+    opinions = pd.read_parquet(evaluated.folder / "verifier.parquet")
+    assert len(opinions) == (rows["extracted"].notna() & ~secret & (rows["verdict"] != "unscorable")).sum()
     kept = [
         path
         for root in (paths.results_root(), paths.runs_root())

@@ -102,6 +102,9 @@ def test_each_item_is_asked_as_its_benchmark_says_and_nothing_secret_reaches_the
     assert "Zyxwv" not in kept[kept["item_id"].str.startswith("often")].to_csv()
     again = evaluate.evaluate(model, tokenizer, items, "plain", settings, folder, "eval", sample=None)
     pd.testing.assert_frame_equal(again, rows)  # read back: nothing is drawn
+    other = settings.model_copy(update={"model_verifier": "another"})  # which is asked when all is drawn
+    again = evaluate.evaluate(model, tokenizer, items, "plain", other, folder, "eval", sample=None)
+    pd.testing.assert_frame_equal(again, rows)
 
 
 def test_prospects_count_informative_groups():

@@ -122,8 +122,23 @@ def test_vllm_is_asked_for_every_copy_with_its_own_seed_and_our_end_tokens(monke
     assert drawn == [[first, second]] * 2 and seen == [(2, 4)]
     assert asked["prompts"] == [{"prompt_token_ids": [1, 2]}, {"prompt_token_ids": [3]}]
     assert asked["adapter"] == ("adapter", True)
-    assert [params.seed for params in asked["sampling"]] == [10, 12]
+    assert [params.seed for params in asked["sampling"]] == [10 * 1_000_003, 10 * 1_000_003 + 2]
     assert all(params.stop_token_ids == [2, 4, 9] and params.n == 2 for params in asked["sampling"])
+
+
+def test_no_two_completions_of_an_evaluation_share_a_seed(monkeypatch):
+    """Its batches have seeds one apart (evaluate._sample), as rollouts and ratings have."""
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=SamplingParams))
+    seeds = []
+
+    def fast_generate(prompts, sampling_params, **_):
+        seeds.extend(params.seed + copy for params in sampling_params for copy in range(params.n))
+        return []
+
+    model = SimpleNamespace(fast_generate=fast_generate)
+    for batch in range(200):
+        gpu.by_vllm(model, None, [[1]] * 32, [2], 8, 3, 0.7, 7 * 1_000_003 + batch)
+    assert len(set(seeds)) == len(seeds) == 200 * 32 * 8 and max(seeds) < 2**32
 
 
 def test_the_cache_of_generate_is_cut_to_the_free_memory(monkeypatch):

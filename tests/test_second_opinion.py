@@ -1,11 +1,14 @@
 """The model-based verifier on the rows of an evaluation, with a real (tiny) model and with replies written by hand."""
 
+import chat_server
 import pandas as pd
 import pytest
 import small_policy
+import torch
 
-from dereason_utils import evaluate, profiles, second_opinion
+from dereason_utils import chat, evaluate, profiles, second_opinion
 from dereason_utils.benchmarks import BenchmarkItem
+from dereason_utils.errors import InputError
 from dereason_utils.generate import Completion
 from dereason_utils.schema import Problem
 
@@ -55,14 +58,81 @@ def test_nothing_extracted_is_an_empty_table(rows):
     assert opinions.empty and second_opinion.agreement(opinions).to_numpy().sum() == 0
 
 
-def test_a_real_model_answers_every_request(rows, tmp_path):
+def test_a_real_model_answers_every_request(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(second_opinion, "MAX_REPLY", 4)
     folder = small_policy.build(tmp_path / "verifier", chat=True)
     model, tokenizer, settings = second_opinion.load(str(folder), profiles.load("smoke").model)
     assert settings.prompt_style == "chat" and settings.name == str(folder)
-    generate = second_opinion.replies(model, tokenizer, settings, max_reply=4)
+    generate = second_opinion.replies(model, tokenizer, settings)
     opinions = second_opinion.ask(rows, ITEMS, generate)
     assert len(opinions) == 3 and set(opinions["model"]) <= {"correct", "incorrect", "undecided"}
     assert generate(["word " * 2100, "short"])[0] == ""  # never cut: not asked, so undecided
+
+
+def opened(settings, tmp_path):
+    return second_opinion.open_verifier(settings, tmp_path / "verifier", "verifier")
+
+
+def test_without_vllm_it_runs_as_a_policy_does(tmp_path, monkeypatch):
+    folder = small_policy.build(tmp_path / "model", chat=True)
+    monkeypatch.setattr(second_opinion, "MAX_REPLY", 4)
+    settings = profiles.load("smoke", {"eval.model_verifier": str(folder)})
+    model, tokenizer, own = second_opinion.load(str(folder), settings.model)
+    expected = second_opinion.replies(model, tokenizer, own)(["Heads or tails?"])
+    assert opened(settings, tmp_path)(["Heads or tails?"]) == expected
+
+
+def test_behind_an_address_a_stopped_run_asks_only_for_what_it_lacks(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(second_opinion, "SHARD", 2)
+    said = "They agree.\nFinal Decision: Yes"
+    with chat_server.serve(lambda asked: (said, 50, 9, True)) as server:
+        name = f"tiny@{server.address}"
+        settings = profiles.load("single_gpu", {"eval.model_verifier": name})
+        opinions = second_opinion.ask(rows, ITEMS, opened(settings, tmp_path))
+        assert opinions["model"].tolist() == ["correct"] * 3 and set(opinions["reply"]) == {said}
+        assert len(server.requests) == 3
+        sent = {(r["model"], r["max_tokens"], r["temperature"]) for r in server.requests}
+        assert sent == {("tiny", 2048, 0.0)}  # General-Reasoner's
+        (tmp_path / "verifier" / "shard-00001.parquet").unlink()
+        second_opinion.ask(rows, ITEMS, opened(settings, tmp_path))
+        assert len(server.requests) == 4
+
+
+def test_the_host_of_a_server_is_in_no_manifest():
+    for host in ("http://one:8000/v1", "https://two/v1"):
+        settings = profiles.load("smoke", {"eval.model_verifier": f"name@{host}"})
+        kept = profiles.stage_settings(settings, "05_eval")["eval"]["model_verifier"]
+        assert kept == "name@address" and settings.eval.model_verifier == f"name@{host}"
+
+
+def test_on_a_gpu_it_takes_what_the_released_policy_has_left(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(chat, "open_model", lambda settings, seed, section: asked.append(settings))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    settings = profiles.load("single_gpu", {"eval.model_verifier": f"a/b@{'0' * 40}"})
+    for free, share in ((24, settings.eval.memory_share), (12, 0.475)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 24))
+        opened(settings, tmp_path)
+        assert asked[-1].memory_share == pytest.approx(share)
+    assert (asked[0].via, asked[0].name, asked[0].revision) == ("vllm", "a/b", "0" * 40)
+    assert (asked[0].max_tokens, asked[0].temperature) == (2048, 0.0)
+
+
+@pytest.mark.fault
+def test_a_verifier_without_a_commit_is_one_sentence(tmp_path):
+    settings = profiles.load("single_gpu").eval.model_copy(update={"model_verifier": "some/model"})
+    settings = profiles.load("single_gpu").model_copy(update={"eval": settings})
+    with pytest.raises(InputError, match="some/model@<its 40 digits>.*http.*are kept") as caught:
+        opened(settings, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["a/b@main", "a/b@http://user:word@host/v1", "@http://host/v1"])
+def test_a_branch_or_a_password_is_refused(name):
+    with pytest.raises(InputError, match=r"eval\.model_verifier"):
+        profiles.load("smoke", {"eval.model_verifier": name})
 
 
 def test_every_profile_says_whether_there_is_one():

@@ -131,7 +131,9 @@ def test_what_was_asked_is_the_rubric_and_the_teachers_decoding(study):
     judged = [r for r in study[2].requests if r["messages"][0]["content"] == prompts.JUDGE_INSTRUCTION]
     taught = [r for r in study[2].requests if r not in judged]
     assert {r["temperature"] for r in judged} == {0.0, 1.0} and {r["temperature"] for r in taught} == {0.7}
-    assert all(r["messages"][-1]["content"].endswith(prompts.TEACHER_INSTRUCTION) for r in taught)
+    assert all(
+        r["messages"][-1]["content"].endswith(prompts.REASON.format("the final answer")) for r in taught
+    )
 
 
 def test_markup_of_a_scraped_problem_is_text_in_the_notebook(study):

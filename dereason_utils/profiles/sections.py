@@ -35,7 +35,7 @@ class Model(Section):
     full_finetuning: bool
     lora_rank: PositiveInt
     lora_alpha: PositiveInt
-    prompt_style: Literal["chat", "plain"]
+    prompt_style: Literal["chat", "plain", "zero_shot"]  # the form of the policy's prompt, see prompts.py
 
 
 class Hardware(Section):
@@ -236,7 +236,14 @@ class Eval(Section):
     )
     reasoning_gym_size: PositiveInt
     seed: NonNegativeInt
-    model_verifier: str | None  # a model's name as for policies, a hub id as name@commit; null: rules alone
+    # A model's name as for policies, a hub id as name@commit, or name@http://host:8000/v1 (no password: notebooks show it)
+    # of a server that speaks OpenAI's chat protocol; null: rules alone.
+    model_verifier: str | None = Field(pattern=r"^[^@]+(@([0-9a-f]{40}|https?://[^@\s]+))?$")
+
+    @pydantic.field_serializer("model_verifier", when_used="json")
+    def _without_the_host(self, value: str | None) -> str | None:
+        """As `Instruct.via`: the same server under another address must not redo what it has answered."""
+        return value and re.sub("@http.*", "@address", value)
 
     @pydantic.model_validator(mode="after")
     def _greedy_once(self):

@@ -62,7 +62,7 @@ def grpo_steps(model, tokenizer, problems: list[dict], style: str, settings: Grp
         logging_steps=1, report_to="none", disable_tqdm=True, seed=seed, **options,
     )  # fmt: skip
     rows = [
-        {**row, "prompt": prompts.render(prompts.policy_messages(row["question"]), tokenizer, style)}
+        {**row, "prompt": prompts.render(prompts.policy_messages(row["question"], style), tokenizer, style)}
         for row in problems
     ]
 
@@ -110,7 +110,9 @@ def generate(model, tokenizer, texts: list[str], batch_size: int, **sampling) ->
 
 def evaluate_items(model, tokenizer, items, style: str, settings) -> list[list[int]]:
     """Sample every item as the profile says, and check."""
-    texts = [prompts.render(prompts.policy_messages(i.problem.question), tokenizer, style) for i in items]
+    texts = [
+        prompts.render(prompts.policy_messages(i.problem.question, style), tokenizer, style) for i in items
+    ]
     drawn = generate(
         model, tokenizer, texts, settings.batch_size, do_sample=True, temperature=items[0].temperature, top_k=0,
         top_p=1.0, max_new_tokens=settings.max_completion, num_return_sequences=items[0].samples,

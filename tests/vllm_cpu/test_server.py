@@ -1,4 +1,5 @@
-"""GRPO with a vLLM server in a process of its own (`hardware.server`, `trl vllm-serve`): rollouts back, weights over.
+"""GRPO with a vLLM server in a process of its own (`hardware.server`, `trl vllm-serve`): rollouts back, weights over;
+and the same server as an address that judge, teacher and verifier may have (`judge.via`).
 
 The server, TRL's client and TRL's trainer are the real ones. One thing is not: TRL hands weights over by NCCL, between
 GPUs; here they go through a folder that vLLM's worker reads again.
@@ -29,14 +30,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.generation.vllm_client import VLLMClient
 from trl.scripts.vllm_serve import ScriptArguments, build_command
 
-from dereason_utils import gpu, grpo, mini_stem, profiles, tiny, vllm_sampling
+from dereason_utils import chat, gpu, grpo, mini_stem, profiles, tiny, vllm_sampling
+from dereason_utils.errors import InputError
 
 LENGTH = 24
+GREEDY = chat.Decoding(max_tokens=LENGTH, temperature=0.0)
 # vLLM's command line looks for its version under the GPU build's name, so the server is started as a module; where there
 # are AMX tiles, the first product dies without the first line.
 SERVE = """import runpy, torch
 torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx()
 runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")"""
+
+BARE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}Solution:"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +55,10 @@ def address(tmp_path_factory):
         max_model_len=512, enforce_eager=True, log_level="warning",
     )  # fmt: skip
     command = build_command(arguments)
+    template = tmp_path_factory.mktemp("template") / "bare.jinja"  # the base policy has none
+    template.write_text(BARE)
     command = [sys.executable, "-c", SERVE, "--model", *command[command.index("serve") + 1 :]]
+    command += ["--chat-template", str(template)]
     environment = {
         **os.environ,
         **vllm_sampling.ON_CPU,
@@ -141,3 +149,23 @@ def test_rollouts_come_from_the_server_with_the_weights_of_the_step(
     _, stale = train(address, tmp_path / "stale", monkeypatch)
     name = "sampling/sampling_logp_difference/mean"
     assert compared[name].iloc[-1] < stale[name].iloc[-1] / 4
+
+
+def test_it_is_an_address_for_instruct_models(address):
+    questions = ["What is 3 + 4?", "long " * 600, "Ann has 3 pens and buys 4 more. How many pens has she?"]
+    asked = [[{"role": "user", "content": question}] for question in questions]
+    ask = chat.at_address(f"{address}/v1", str(tiny.build("tiny")))
+    tokenizer = AutoTokenizer.from_pretrained(tiny.build("tiny"))
+    for temperature in (0.0, 1.0):
+        decoding = chat.Decoding(max_tokens=LENGTH, temperature=temperature, top_k=20, seed=3)
+        replies = ask(asked, decoding)
+        assert replies == ask(asked, decoding)
+        assert replies[1] == chat.TOO_LONG  # the server's own refusal, read as such
+        for question, reply in ((questions[i], replies[i]) for i in (0, 2)):
+            assert reply.text and (reply.ended or reply.tokens == LENGTH)
+            assert reply.prompt_tokens == len(tokenizer(f"{question}\nSolution:")["input_ids"])
+
+
+def test_a_name_that_the_server_does_not_know_is_one_sentence(address):
+    with pytest.raises(InputError, match="does not answer for another .*check the address"):
+        chat.at_address(f"{address}/v1", "another")([[{"role": "user", "content": "?"}]], GREEDY)
