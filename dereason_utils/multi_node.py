@@ -66,8 +66,10 @@ def options(
     rl, model = profile.grpo, profile.model
     if rl.mask_truncated:
         raise InputError("grpo.mask_truncated has no counterpart in verl: set it to false.")
-    if model.prompt_style != "chat":
-        raise InputError("verl renders prompts with the chat template: set model.prompt_style to chat.")
+    if model.prompt_style == "plain":
+        raise InputError(
+            "verl renders prompts with the chat template: set model.prompt_style to chat or zero_shot."
+        )
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     return {
         "algorithm.adv_estimator": "grpo",

@@ -67,7 +67,7 @@ def test_the_departures_are_those_of_what_ran(tmp_path, monkeypatch):
     monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
     shutil.copytree(COMMITTED, tmp_path / "single_gpu" / "06_figures")
     corpus = profiles.load("cpu").corpus.model_dump()
-    overrides = {"preset": "80gb", "corpus": corpus, "teacher.via": "http://host:8000/v1"}
+    overrides = {"preset": "80gb", "corpus": corpus, "teacher.via": "http://inside:8000/v1"}
     other = profiles.load("single_gpu", overrides)
     for stage, arm, seed in (("01_score", None, None), ("02_split", None, 0), ("04_grpo", "dereason", 0)):
         settings = profiles.stage_settings(other, stage)
@@ -76,7 +76,7 @@ def test_the_departures_are_those_of_what_ran(tmp_path, monkeypatch):
     assert "grpo.max_completion" not in shown.index  # 8192, as in the paper; the profile itself has 3072
     assert shown["grpo.micro_batch_size"] == "4" and shown["model.load_in_4bit"] == "False"
     assert shown["corpus.name"] == "mini_stem" and shown["corpus.max_steps"] == str(corpus["max_steps"])
-    assert "| model.load_in_4bit" in report.text(["single_gpu"]) and "http://host" not in report.text(
+    assert "| model.load_in_4bit" in report.text(["single_gpu"]) and "http://inside" not in report.text(
         ["single_gpu"]
     )
 
