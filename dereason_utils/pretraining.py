@@ -2,7 +2,8 @@
 
 A base model is not made of problems alone. Much of what this one reads are running calculations, which teach the
 operations that its problems' steps consist of with ten tokens each; the problems, most of them short, teach what a
-question asks for. Where few are worked, as on the web, the model can work problems out and mostly does not: it guesses.
+question asks for. Towards the end most of them stand there with their bare answer, as on the web: the model can work
+problems out and mostly does not, as a base model that has to be taught, or reinforced, to reason.
 Documents follow each other without padding, so a window needs no attention mask.
 """
 
@@ -15,6 +16,9 @@ from dereason_utils import mini_stem, progress, prompts
 from dereason_utils.mini_stem import core
 
 PROMPTED = 0.3  # share of the problems that stand in the policy's whole prompt; the others save its 60 tokens
+LATE = (
+    0.15  # share of the updates, at the end, in which bare answers are read (`Recipe.bare` of the problems)
+)
 Document = tuple[list[int], list[bool]]  # token ids, and which of them carry loss
 
 
@@ -44,9 +48,12 @@ def problem(recipe, rng: np.random.Generator, known: set[str]) -> str:
             return name
 
 
-def documents(recipe, tokenizer, known: set[str]) -> Iterator[Document]:
-    """Without end: calculations (loss on everything) and problems (loss on the solution or bare answer alone)."""
-    rng = np.random.default_rng(recipe.seed)
+def documents(recipe, tokenizer, known: set[str], bare: float = 0.0) -> Iterator[Document]:
+    """Without end: calculations (loss on everything) and problems (loss on the solution alone).
+
+    bare: share of the problems whose answer stands there without a solution.
+    """
+    rng = np.random.default_rng([recipe.seed, round(100 * bare)])
     while True:
         if rng.random() < recipe.calculations:
             ids = tokenizer(calculation(rng))["input_ids"] + [tokenizer.eos_token_id]
@@ -59,9 +66,10 @@ def documents(recipe, tokenizer, known: set[str]) -> Iterator[Document]:
             asked = prompts.tokenise_prompt(question, tokenizer, "plain")
         else:
             asked = tokenizer(f"{question}\nSolution:\n")["input_ids"]
-        is_worked = recipe.worked == 1 or rng.random() < recipe.worked
-        bare = rf"\boxed{{{instance.answer(instance.trace()[-1].result)}}}"
-        solution = mini_stem.solve(name, recipe.seed, 0.0) if is_worked else bare
+        if bare and rng.random() < bare:
+            solution = rf"\boxed{{{instance.answer(instance.trace()[-1].result)}}}"
+        else:
+            solution = mini_stem.solve(name, recipe.seed, 0.0)
         solved = tokenizer(solution)["input_ids"] + [tokenizer.eos_token_id]
         yield asked + solved, [False] * len(asked) + [True] * len(solved)
 
@@ -97,10 +105,12 @@ def train(model, tokenizer, recipe, known: set[str]) -> None:
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: pace(done, recipe.steps))
         for optimizer in optimizers
     ]
-    stream = windows(documents(recipe, tokenizer, known), recipe.window)
+    early, late = (
+        windows(documents(recipe, tokenizer, known, bare), recipe.window) for bare in (0.0, recipe.bare)
+    )
     bar = progress.Bar(recipe.steps, "pretraining a small policy")
     for step in range(recipe.steps):
-        rows = list(islice(stream, recipe.rows))
+        rows = list(islice(early if step < (1 - LATE) * recipe.steps else late, recipe.rows))
         ids = torch.tensor([ids for ids, _ in rows])
         wanted = ids.masked_fill(~torch.tensor([losses for _, losses in rows]), -100)[:, 1:]
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):

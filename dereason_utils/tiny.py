@@ -29,7 +29,7 @@ class Recipe:
     families: tuple[str, ...]
     reasoning: tuple[int, int]  # fewest and most reasoning steps of a problem, inclusive
     calculations: float  # their share of the documents; the others are problems
-    worked: float  # share of the problems with a worked solution; the others have the bare answer
+    bare: float  # share of the problems of the last updates that have their answer and no solution
     corpus_of: str | None  # the profile whose corpus it must not have read
     vocabulary: int
     digits: int  # of a number in one token, at most (larger models: 1 or 3)
@@ -50,7 +50,7 @@ def _shape(width: int, inner: int, layers: int, heads: int, longest: int) -> dic
 
 RECIPES = {
     "tiny": Recipe(
-        seed=11, families=tuple(mini_stem.FAMILIES), reasoning=(1, 2), calculations=0.25, worked=1.0, corpus_of=None,
+        seed=11, families=tuple(mini_stem.FAMILIES), reasoning=(1, 2), calculations=0.25, bare=0.0, corpus_of=None,
         vocabulary=1024, digits=1, shape=_shape(128, 384, 4, 4, 512), steps=300, rows=16, window=256,
         learning_rate=4e-3, bfloat16=False,
     ),
@@ -58,8 +58,8 @@ RECIPES = {
         seed=11,
         families=("mathematics.arithmetic", "physics.resistors", "chemistry.carbon_skeleton", "biology.wallace",
                   "computer_science.pointers", "economics.ledger"),
-        reasoning=(1, 10), calculations=0.4, worked=0.3, corpus_of="nano",
-        vocabulary=896, digits=2, shape=_shape(256, 640, 4, 8, 512), steps=2000, rows=16, window=256,
+        reasoning=(1, 10), calculations=0.4, bare=0.8, corpus_of="nano",
+        vocabulary=896, digits=2, shape=_shape(256, 640, 4, 8, 512), steps=3000, rows=16, window=256,
         learning_rate=4e-3, bfloat16=True,
     ),
 }  # fmt: skip
