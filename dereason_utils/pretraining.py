@@ -16,9 +16,8 @@ from dereason_utils import mini_stem, progress, prompts
 from dereason_utils.mini_stem import core
 
 PROMPTED = 0.3  # share of the problems that stand in the policy's whole prompt; the others save its 60 tokens
-LATE = (
-    0.15  # share of the updates, at the end, in which bare answers are read (`Recipe.bare` of the problems)
-)
+# Share of the updates, at the end, in which bare answers are read (`Recipe.bare` of the problems).
+LATE = 0.1
 Document = tuple[list[int], list[bool]]  # token ids, and which of them carry loss
 
 
