@@ -69,6 +69,23 @@ def test_choice_is_inferred_from_the_options():
     assert kind_of("", "B", None) == "expression"
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer_type", "response", "right"),
+    [
+        ("5", "Float", r"\boxed{B}", True),
+        ("5", "Float", r"\boxed{(B)}", True),
+        ("5", "Float", r"\boxed{5}", True),
+        ("5", "Float", r"\boxed{A}", False),
+        ("5", "Float", r"\boxed{D}", False),  # there is no such option
+        ("2x", "Expression", r"\boxed{C}", True),
+        ("2x", "Expression", r"\boxed{B}", False),
+    ],
+)
+def test_a_letter_stands_for_what_its_option_says(gold, answer_type, response, right):
+    question = "What is it?\nA) 4\nB) 5.0\nC) x + x"
+    assert (verify(question, gold, response, answer_type).verdict == "correct") == right
+
+
 def test_order_counts_where_the_question_asks_for_it():
     assert kind_of("Sort the numbers.", "1, 2", None) == "list"
 

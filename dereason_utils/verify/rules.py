@@ -171,6 +171,10 @@ def compare(question: str, gold: str, answer: str, kind: str, symbolic: Symbolic
     if kind == "choice":
         return same_choice(question, gold, answer)
     gold, answer = clean(gold), clean(answer)
+    offered, letter = options(question), answer.strip("() .:")
+    names_option = letter in offered and gold.strip("() .:") not in offered
+    if names_option:  # the gold answer is what the option says
+        answer = clean(offered[letter])
     if gold == answer or (len(gold) > 2 and kind != "text" and squeeze(gold) == squeeze(answer)):
         return True, "same"
     if kind == "boolean":
@@ -181,7 +185,7 @@ def compare(question: str, gold: str, answer: str, kind: str, symbolic: Symbolic
         return same_formula(gold, answer)
     if kind in STRUCTURES:
         return same_structure(kind, gold, answer, functools.partial(compare_element, symbolic=symbolic))
-    if _is_echo(question, answer, kind):
+    if not names_option and _is_echo(question, answer, kind):
         return False, "echo"
     if kind == "number":
         return _same_number(question, gold, _right_side(answer), symbolic)
