@@ -17,11 +17,13 @@ from dereason_utils.plotting import (
     ONE_COLUMN,
     PALETTE,
     TWO_COLUMNS,
+    curve,
     from_zero,
     ink,
     label_arms,
     label_ends,
     look,
+    main_arms,
     not_run,
     points,
     remark,
@@ -154,14 +156,15 @@ def figure7(data: pd.DataFrame) -> Figure:
     if data.empty:
         return not_run("Accuracy by steps", "no benchmark of this run knows its steps")
     figure, axis = plt.subplots(figsize=(TWO_COLUMNS, 2.8))
+    data, more = main_arms(data)
     arms = list(dict.fromkeys(data["arm"]))
     for place, arm in enumerate(arms):
         line = data[data["arm"] == arm].sort_values("steps")
-        x = line["steps"] + 0.1 * (place - (len(arms) - 1) / 2)
+        x = line["steps"] + min(0.1, 0.6 / len(arms)) * (place - (len(arms) - 1) / 2)
         axis.plot(x, line["accuracy"], color=look(arm)[0], lw=1)
         points(axis, x, line, arm)
     axis.set(
-        xlabel="true number of reasoning steps (mini_stem test problems)",
+        xlabel="true number of reasoning steps (mini_stem test problems)" + more,
         ylabel="accuracy in %, 95% interval",
     )
     from_zero(axis)
@@ -177,13 +180,14 @@ def figure8(data: pd.DataFrame) -> Figure:
     if data.empty:
         return not_run("SFT learning curves", "no arm of this run has an SFT stage")
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.4))
-    for (arm, _), line in data.groupby(["arm", "seed"], sort=False):
+    data, more = main_arms(data)
+    for arm, line in data.groupby("arm", sort=False):
         colour, marker = look(arm)
-        axis.plot(line["step"], line["loss"], color=colour, lw=1)
-        measured = line.dropna(subset=["validation_loss"])
+        curve(axis, line, ["loss"], colour)
+        measured = line.groupby("step")["validation_loss"].mean().dropna()
         axis.plot(
-            measured["step"],
-            measured["validation_loss"],
+            measured.index,
+            measured,
             ls="",
             marker=marker,
             ms=4.5,
@@ -191,7 +195,7 @@ def figure8(data: pd.DataFrame) -> Figure:
             markeredgecolor="white",
             markeredgewidth=0.5,
         )
-    axis.set(xlabel="SFT step", ylabel="loss in nats per token")
+    axis.set(xlabel="SFT step" + more, ylabel="loss in nats per token")
     axis.set_ylim(bottom=0)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     label_arms(axis, data, "loss")
@@ -309,6 +313,7 @@ def figure12(data: pd.DataFrame) -> Figure:
 def figure13(data: pd.DataFrame) -> Figure:
     """General average against the cost of training: tokens, and hours of cores where the steps recorded them."""
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.6), sharey=True)
+    data, more = main_arms(data)
     known = data["core_hours"].notna().all()
     sides = (
         (
@@ -333,7 +338,7 @@ def figure13(data: pd.DataFrame) -> Figure:
             axis.annotate(short(row["arm"]), (place, row["accuracy"]), xytext=(5, 3), textcoords="offset points",
                           fontsize=6.5, color=look(row["arm"])[0],
                           bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.4})  # fmt: skip
-        axis.set(xlabel=label, xlim=(-0.04 * max(x.max(), 1e-9), 1.25 * max(x.max(), 1e-9)))
+        axis.set(xlabel=label + more, xlim=(-0.04 * max(x.max(), 1e-9), 1.25 * max(x.max(), 1e-9)))
     axes[0].set_ylabel("general average in %, 95% interval")
     from_zero(axes[0])
     return figure
@@ -342,17 +347,23 @@ def figure13(data: pd.DataFrame) -> Figure:
 def _curves(
     data: pd.DataFrame, ylabel: str, slope: str | None = None, log: bool = False, bottom: float | None = None
 ) -> Figure:
-    """One panel per start: steps faint, running mean strong, the arm's name and its slope at the end."""
+    """One panel per start: steps faint, running mean strong, the arm's name and its slope at the end.
+
+    Of several seeds the mean of the running means, with its interval.
+    """
     if data.empty:
         return not_run(ylabel.capitalize(), "no arm of this run has an RL stage")
+    data, more = main_arms(data)
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.5), sharey=True)
     for axis, start in zip(axes, STARTS, strict=True):
         part = data[data["start"] == start]
-        for (arm, _), line in part.groupby(["arm", "seed"], sort=False):
-            colour = look(arm)[0]
-            axis.plot(line["step"], line["value"], color=colour, lw=0.5, alpha=0.5, marker=".", ms=2.5, mew=0)
-            axis.plot(line["step"], line["smoothed"], color=colour)
+        means = [
+            curve(axis, line, ["value", "smoothed"], look(arm)[0])
+            for arm, line in part.groupby("arm", sort=False)
+        ]
         _finish_panel(axis, part, start)
+        band = "\n(mean over seeds and its 95% interval)" if any(means) else ""
+        axis.set_xlabel(axis.get_xlabel() + band + more)
     axes[0].set_ylabel(ylabel)
     if log:
         axes[0].set_yscale("log")

@@ -13,6 +13,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from scipy import stats as distributions
 
 from dereason_utils import disk, manifest, results
 from dereason_utils.results import Results
@@ -29,7 +30,11 @@ _LOOKS = {
     "sft_then_hard_sft": ("#ca9161", "P"),
     "random_split": ("#b35aa3", "D"),
     "dereason": ("#0173b2", "^"),
+    "reversed": ("#56b4e9", "X"),
+    "sft_all_then_rl_all": ("#de8f05", "p"),
 }
+MOST_ARMS = 8  # more colours cannot be told apart: then the arms above are drawn, and the CSV file has all
+BAND_SEEDS = 3  # from so many seeds on a curve is the mean over them, with its interval
 _SHORT = {
     "base": "Base",
     "rl_only": "RL only",
@@ -37,6 +42,8 @@ _SHORT = {
     "sft_then_hard_sft": "SFT, hard SFT",
     "random_split": "Random split",
     "dereason": "DeReason",
+    "reversed": "Reversed",
+    "sft_all_then_rl_all": "SFT all, RL all",
 }
 
 
@@ -56,11 +63,17 @@ class Provenance:
         return cls(read.profile, read.arms, read.seeds, read.commit, command)
 
     def line(self, data_hash: str) -> str:
-        seeds = ("seed " if len(self.seeds) == 1 else "seeds ") + ", ".join(map(str, self.seeds))
+        seeds = ("seed " if len(self.seeds) == 1 else "seeds ") + _listed(self.seeds)
         return (
             f"Run: profile {self.profile}, arms {', '.join(self.arms)}, {seeds}. "
             f"Redraw: {self.command}. Commit of the runs: {self.commit}. Data: sha256 {data_hash[:12]}."
         )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """Numbers in a row: 0 to 19; others with commas."""
+    in_a_row = len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1))
+    return f"{numbers[0]} to {numbers[-1]}" if in_a_row else ", ".join(map(str, numbers))
 
 
 def save(figure: Figure, folder: Path, name: str, data: pd.DataFrame, provenance: Provenance) -> list[str]:
@@ -98,6 +111,34 @@ def not_run(title: str, why: str) -> Figure:
     axis.set(title=title, xticks=[], yticks=[])
     axis.spines[:].set(visible=True, linestyle=(0, (3, 3)), color="#aaaaaa")
     return figure
+
+
+def main_arms(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows that a figure can show, and a second line for its axis label where it cannot show every arm."""
+    shown = data if data["arm"].nunique() <= MOST_ARMS else data[data["arm"].isin(_LOOKS)]
+    more = data["arm"].nunique() - shown["arm"].nunique()
+    return shown, f"\n({more} more arms in the CSV file)" if more else ""
+
+
+def curve(axis: Axes, line: pd.DataFrame, values: Sequence[str], colour: str) -> bool:
+    """One arm's values over steps; returns whether they are drawn as a mean.
+
+    values: column names, the last one drawn strong and the others faint. From BAND_SEEDS seeds on the last one's mean over
+    the seeds is drawn, with a band of its 95% interval (Student's t, steps apart).
+    """
+    if line["seed"].nunique() < BAND_SEEDS:
+        for _, run in line.groupby("seed", sort=False):
+            for name in values[:-1]:
+                axis.plot(run["step"], run[name], color=colour, lw=0.5, alpha=0.5, marker=".", ms=2.5, mew=0)
+            axis.plot(run["step"], run[values[-1]], color=colour)
+        return False
+    across = line.groupby("step")[values[-1]].agg(["mean", "sem", "count"])
+    half = distributions.t.ppf(0.975, across["count"] - 1) * across["sem"]
+    axis.plot(across.index, across["mean"], color=colour)
+    axis.fill_between(
+        across.index, across["mean"] - half, across["mean"] + half, color=colour, alpha=0.2, lw=0
+    )
+    return True
 
 
 def from_zero(axis: Axes) -> None:

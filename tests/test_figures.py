@@ -11,6 +11,7 @@ import synthetic_results
 from matplotlib.image import imread
 
 from dereason_utils import disk, figure_data, figures, manifest, paths, plotting, results, tables
+from dereason_utils.split import ARMS
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +233,28 @@ def test_of_very_many_pairs_those_with_dereason_are_drawn():
     assert len(figure.axes[0].get_yticks()) == 9
     assert any("all 45 pairs: effects.csv" in text for text in texts(figure))
     plt.close(figure)
+
+
+def test_a_curve_of_few_seeds_shows_each_and_of_many_their_mean_with_its_interval():
+    steps = [1, 2]
+    rows = [(seed, step, 10.0 * step + seed) for seed in range(4) for step in steps]
+    line = pd.DataFrame(rows, columns=["seed", "step", "value"])
+    _, axis = plt.subplots()
+    assert not plotting.curve(axis, line[line["seed"] < 2], ["value"], "red")
+    assert len(axis.lines) == 2 and not axis.collections
+    _, axis = plt.subplots()
+    assert plotting.curve(axis, line, ["value"], "red")
+    (mean,), (band,) = axis.lines, axis.collections
+    assert mean.get_ydata().tolist() == [11.5, 21.5]
+    half = 3.182446 * np.std([0, 1, 2, 3], ddof=1) / 2  # t with three degrees of freedom
+    assert band.get_datalim(axis.transData).y0 == pytest.approx(11.5 - half)
+    assert band.get_datalim(axis.transData).y1 == pytest.approx(21.5 + half)
+
+
+def test_of_many_arms_a_figure_shows_those_that_have_a_colour_of_their_own():
+    few = pd.DataFrame({"arm": list(ARMS)[:8]})
+    assert plotting.main_arms(few)[0] is few
+    shown, more = plotting.main_arms(pd.DataFrame({"arm": list(ARMS)}))
+    assert {"base", "dereason", "reversed"} <= set(shown["arm"])
+    assert shown["arm"].nunique() == plotting.MOST_ARMS
+    assert f"({len(ARMS) - 8} more arms" in more
