@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+SCORES_AT_ONCE = 4_000_000  # of attention while training: 8 MB in bfloat16
 # A [parts * r, in] and scaled block-diagonal B [out, parts * r]
 Adapter = tuple[torch.Tensor, torch.Tensor] | None
 
@@ -460,6 +461,10 @@ def grouped_attention(query, key, value, mask, scaling: float) -> torch.Tensor:
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True
         )
         return out.transpose(1, 2)
+    at_once = max(1, SCORES_AT_ONCE // (heads * length * keys))
+    if rows > at_once:  # forward and backward then read scores that are still in the processor's cache
+        parts = zip(*(each.split(at_once) for each in (query, key, value, mask)), strict=True)
+        return torch.cat([grouped_attention(*part, scaling) for part in parts])
     folded = (query * scaling).reshape(rows, groups, heads // groups * length, dim)
     scores = (folded @ key.transpose(-1, -2)).view(rows, groups, heads // groups, length, keys)
     weights = torch.softmax(scores.add_(mask.unsqueeze(2)), -1)  # computed in float32, whatever its input

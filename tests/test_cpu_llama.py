@@ -170,3 +170,22 @@ def test_sampler_and_trainer_hold_the_same_probabilities(model):
     difference = trainers[right_mask.bool()] - held.squeeze(-1)
     assert difference.exp().mean().item() == pytest.approx(1, abs=0.01)
     assert difference.abs().mean() < 0.03
+
+
+def test_attention_in_parts_is_the_same_arithmetic(monkeypatch):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(5, heads, 12, 8, dtype=torch.bfloat16) for heads in (6, 2, 2))
+    known = torch.ones(5, 12, dtype=torch.long)
+    known[1, 9:] = 0
+    mask = cpu_llama._mask(known, 12, torch.bfloat16)
+
+    def read():
+        inputs = [each.clone().requires_grad_() for each in (query, key, value)]
+        out = cpu_llama.grouped_attention(*inputs, mask, 0.3)
+        out.float().square().sum().backward()
+        return [out.detach(), *(each.grad for each in inputs)]
+
+    whole = read()
+    monkeypatch.setattr(cpu_llama, "SCORES_AT_ONCE", 2 * 6 * 12 * 12)
+    for one, other in zip(whole, read(), strict=True):
+        assert torch.equal(one, other)
