@@ -66,7 +66,7 @@ RECIPES = {
 
 
 def build(name: str) -> Path:
-    """The cached model's folder; made on first use (on two cores `tiny` in about a minute, `nano` in about ten).
+    """The cached model's folder; made on first use (`tiny` in about a minute, `nano` in half an hour).
 
     Its name tells the recipe, and the corpus that it has not read, so that another recipe is another model.
     """
@@ -88,7 +88,7 @@ def corpus_contents(profile: str) -> set[str]:
 
 
 def make(recipe: Recipe, folder: Path) -> None:
-    """Pretrain a policy from nothing and write it into the folder; the same recipe and threads give the same policy."""
+    """Pretrain a policy from nothing and write it into the folder, on one thread: on like processors a recipe gives one policy."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -100,7 +100,12 @@ def make(recipe: Recipe, folder: Path) -> None:
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **recipe.shape,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    pretraining.train(model, tokenizer, recipe, known)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would add in another order
+    try:
+        pretraining.train(model, tokenizer, recipe, known)
+    finally:
+        torch.set_num_threads(threads)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
