@@ -90,6 +90,7 @@ rule sft:
     output:
         writes("03_sft"),
     threads: THREADS
+    priority: 2  # what others wait for goes first, or the last chain would have the machine to itself
     shell:
         RUN + " 03_sft --arm {wildcards.arm} --seed {wildcards.seed}"
 
@@ -100,6 +101,7 @@ rule grpo:
     output:
         writes("04_grpo"),
     threads: THREADS
+    priority: 1
     shell:
         RUN + " 04_grpo --arm {wildcards.arm} --seed {wildcards.seed}"
 
