@@ -234,11 +234,7 @@ def _compare(model, tokenizer, problems, settings: Profile, sampler: LogProbabil
     own = chosen[mask].float().cpu()
     difference = own - torch.tensor([value for row in held for value in row])
     ratio, distance = difference.exp().mean().item(), difference.abs().mean().item()
-    if not (abs(ratio - 1) <= grpo.RATIO_TOLERANCE and distance <= grpo.DISTANCE_TOLERANCE):
-        raise InputError(
-            f"Canary: sampler and trainer disagree on the sampler's own tokens (mean importance ratio {ratio:.3f}, "
-            f"{distance:.3f} nats a token apart): the sampler does not have the trainer's weights, or computes otherwise."
-        )
+    grpo.refuse_another_sampler(ratio, distance, "Canary")
     return ratio
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import corpora, disk, manifest, paths, profiles, schema, split, teacher, workflow
+from dereason_utils import disk, manifest, paths, profiles, training_sets, workflow
 from dereason_utils.errors import InputError, first_line
 from dereason_utils.split import ARMS
 
@@ -90,13 +90,12 @@ def write_training_sets(profile: str, seed: int, folder: Path) -> None:
     scored = manifest.require(profile, "01_score", outputs=["problems.parquet"])
     splits = manifest.require(profile, "02_split", seed=seed, outputs=["sets.parquet"])
     taught = manifest.require(profile, "02_split", seed=settings.seeds[0], outputs=["answers.parquet"])
-    corpus = schema.read(scored, "problems.parquet", corpora.COLUMNS).drop(columns="split")
-    answers = schema.read(taught, "answers.parquet", ["id", "answered", "response_correct"])
-    answered = teacher.with_answer(corpus.merge(answers, on="id", validate="one_to_one"))
-    drawn = pd.read_parquet(splits.folder / "sets.parquet")
+    problems = {"sft": training_sets.answered(scored, taught), "rl": training_sets.corpus(scored)}
     for arm, use in uses(settings.arms):
-        part = split.arm_set(answered if use == "sft" else corpus, drawn, arm, use)
-        disk.write_table(folder / f"{arm}_{use}.parquet", part.drop(columns="answered", errors="ignore"))
+        part = training_sets.of_arm(problems[use], splits, arm, use)
+        disk.write_table(
+            folder / f"{arm}_{use}.parquet", part.drop(columns=["split", "answered"], errors="ignore")
+        )
 
 
 def training(arm: str, seed: int) -> list[workflow.StepKey]:

@@ -253,7 +253,7 @@ OPEN = tuple(
     ("dereason", other)
     for other in (
         "reversed", "subject_matched_random", "passrate_split", "threshold_2", "threshold_4", "filtered_teacher",
-        "sft_all_then_rl_all", "sft_all_then_hard_rl", "easy_rl_then_hard_rl", "sft_only_updates", "sft_only_tokens",
+        "sft_easy", "sft_all_then_rl_all", "sft_all_then_hard_rl", "easy_rl_then_hard_rl", "sft_only_updates", "sft_only_tokens",
     )
 )  # fmt: skip
 

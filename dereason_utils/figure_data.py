@@ -12,6 +12,8 @@ STARTS = ("from SFT", "from base")
 STAGES = (
     ("SFT, from base", "sft_only", "base"),
     ("RL, from base", "rl_only", "base"),
+    ("SFT on easy, from base", "sft_easy", "base"),
+    ("RL on hard, from SFT on easy", "dereason", "sft_easy"),
     ("RL, from SFT on all", "sft_all_then_rl_all", "sft_only"),
     ("RL on hard, from SFT on all", "sft_all_then_hard_rl", "sft_only"),
 )

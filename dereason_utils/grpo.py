@@ -27,7 +27,7 @@ from dereason_utils.training import (
 )
 from dereason_utils.verify import is_strictly_right, verify_many
 
-# How far sampler and trainer may be apart on the sampler's own tokens; the canary measures the same.
+# How far sampler and trainer may be apart on the sampler's own tokens (`refuse_another_sampler`).
 RATIO_TOLERANCE = 0.01  # of the mean importance ratio around 1
 # Nats a token. Drawn tokens' mean ratio is 1 for any two policies in the long run; that they are the same shows here.
 DISTANCE_TOLERANCE = 0.05
@@ -372,15 +372,24 @@ def stop_on_another_sampler():
             if not self.looks or SAMPLERS_RATIO not in (logs or {}):
                 return
             self.looks -= 1
-            ratio, distance = logs[SAMPLERS_RATIO], logs[SAMPLERS_DISTANCE]
-            if not (abs(ratio - 1) <= RATIO_TOLERANCE and distance <= DISTANCE_TOLERANCE):
-                raise InputError(
-                    f"After update {state.global_step}: vLLM and the trainer disagree on the drawn tokens (mean importance ratio "
-                    f"{ratio:.3f}, {distance:.3f} nats a token apart): vLLM does not have the trainer's weights, or "
-                    "computes otherwise; try hardware.sampler: own, or other versions."
-                )
+            refuse_another_sampler(
+                logs[SAMPLERS_RATIO], logs[SAMPLERS_DISTANCE], f"After update {state.global_step}"
+            )
 
     return StopOnAnotherSampler()
+
+
+def refuse_another_sampler(ratio: float, distance: float, when: str) -> None:
+    """Raise InputError unless sampler and trainer are one policy on the tokens that the sampler drew.
+
+    ratio: mean importance ratio, trainer to sampler; distance: mean absolute difference of log-probabilities, nats a token.
+    """
+    if not (abs(ratio - 1) <= RATIO_TOLERANCE and distance <= DISTANCE_TOLERANCE):
+        raise InputError(
+            f"{when}: sampler and trainer disagree on the sampler's own tokens (mean importance ratio {ratio:.3f}, "
+            f"{distance:.3f} nats a token apart): the sampler does not have the trainer's weights, or computes otherwise; "
+            "try hardware.sampler: own, or other versions."
+        )
 
 
 def collect_rollouts(folder: Path, steps: int) -> pd.DataFrame:

@@ -29,10 +29,12 @@ def locate(settings: Model) -> str:
     Raises InputError for a hub id without a commit hash: a branch would be another model tomorrow.
     """
     if settings.name in (SMOLLM2, "tiny", "nano"):
-        from dereason_utils import tiny
-
         with disk.one_at_a_time(paths.cache_root()):  # steps that run at once must not make it twice
-            return str(fetch_smollm2() if settings.name == SMOLLM2 else tiny.build(settings.name))
+            if settings.name == SMOLLM2:
+                return str(fetch_smollm2())
+            from dereason_utils import tiny
+
+            return str(tiny.build(settings.name))
     if not Path(settings.name).is_dir() and not is_commit(settings.revision):
         raise InputError(
             f"Model {settings.name!r} has the revision {settings.revision!r}: run `make pins`, or set "
@@ -42,17 +44,24 @@ def locate(settings: Model) -> str:
 
 
 def cached(name: str) -> Path | None:
-    """The cached model's folder if every file is as it was stored, else None (and the model is made again)."""
-    folder = paths.cache_root() / name
+    """The folder of a model that was made before, committed or in the cache, if every file is as it was stored.
+
+    Else None, and the model is made again.
+    """
+    return next(
+        (root / name for root in (paths.base_policies(), paths.cache_root()) if _is_whole(root / name)), None
+    )
+
+
+def _is_whole(folder: Path) -> bool:
     try:
         stored = json.loads((folder / _READY).read_text())["files"]
     except (FileNotFoundError, ValueError, KeyError):
-        return None
-    whole = all(
+        return False
+    return all(
         (folder / file).is_file() and disk.sha256_file(folder / file) == sha256
         for file, sha256 in stored.items()
     )
-    return folder if whole else None
 
 
 def keep(name: str, build, facts: dict) -> Path:

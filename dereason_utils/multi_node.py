@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import corpora, disk, manifest, profiles, prompts, schema, split, workflow
+from dereason_utils import disk, manifest, profiles, prompts, training_sets, workflow
 from dereason_utils.errors import InputError
 from dereason_utils.split import ARMS
 
@@ -156,8 +156,7 @@ def write(profile: profiles.Profile, arm: str, seed: int, nodes: int, folder: Pa
     for made in workflow.trained(arm, seed)[:-1]:
         policy = manifest.require(profile.name, *made, outputs=["policy"]).folder / "policy"
     settings = options(profile, str(policy), str(data), str(folder), seed, nodes)
-    corpus = schema.read(scored, "problems.parquet", corpora.COLUMNS)
-    problems = split.arm_set(corpus, pd.read_parquet(splits.folder / "sets.parquet"), arm, "rl")
+    problems = training_sets.of_arm(training_sets.corpus(scored), splits, arm, "rl")
     if not ARMS[arm].sft:
         base_policy(profile.model, policy)
     tokenizer = AutoTokenizer.from_pretrained(policy)

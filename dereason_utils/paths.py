@@ -40,6 +40,11 @@ def cache_root() -> Path:
     return Path(os.environ.get("DEREASON_CACHE") or Path.home() / ".cache" / "dereason")
 
 
+def base_policies() -> Path:
+    """Small base policies that are committed: another processor would make other weights of the same recipe."""
+    return REPO / "results" / "base_policies"
+
+
 def notebook_path(stage: str) -> Path:
     """The stage's notebook as it is written by hand, without outputs."""
     return Path(os.environ.get("DEREASON_NOTEBOOKS") or REPO / "notebooks") / f"{_stage(stage)}.ipynb"

@@ -47,6 +47,7 @@ ARMS = {
         (), ("easy", "hard"), "RL on easy, then RL on hard problems, from the base model"
     ),
     # What the paper lacks.
+    "sft_easy": Arm(("easy",), (), "dereason before its RL: SFT on easy problems alone"),
     "reversed": Arm(("hard",), ("easy",), "hard problems to SFT, easy problems to RL"),
     "sft_all_then_rl_all": Arm(("all",), ("all",), "the whole pool to SFT, and again to RL"),
     "sft_all_then_hard_rl": Arm(("all",), ("hard",), "the whole pool to SFT, its hard problems again to RL"),

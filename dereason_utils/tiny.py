@@ -38,7 +38,7 @@ class Recipe:
     rows: int  # windows per update
     window: int  # tokens
     learning_rate: float
-    bfloat16: bool  # matrix products in bfloat16; the weights stay in float32
+    bfloat16: bool  # matrix products, and what is kept; the weights are in float32 while they are trained
 
 
 def _shape(width: int, inner: int, layers: int, heads: int, longest: int) -> dict[str, int]:
@@ -108,7 +108,8 @@ def make(recipe: Recipe, folder: Path) -> None:
         torch.set_num_threads(threads)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
+    # A policy is read in bfloat16, so that to keep more would only make the file larger.
+    (model.bfloat16() if recipe.bfloat16 else model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

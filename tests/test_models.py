@@ -1,11 +1,12 @@
 """Models: damaged or missing downloads, cache folders that are whole or absent, tokens that would hide the end."""
 
+import shutil
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from dereason_utils import models
+from dereason_utils import models, paths
 from dereason_utils.errors import InputError
 
 
@@ -65,3 +66,14 @@ def test_locating_a_hub_model_needs_no_network():
     settings = SimpleNamespace(name="some/model", revision="0123456789" * 4)
     assert models.locate(settings) == "some/model"
     assert "vllm" not in sys.modules
+
+
+def test_a_committed_policy_goes_before_the_cache_and_only_if_it_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_CACHE", str(tmp_path / "cache"))
+    made = models.keep("thing", lambda folder: (folder / "weights").write_text("1"), {})
+    monkeypatch.setattr(paths, "base_policies", lambda: tmp_path / "committed")
+    assert models.cached("thing") == made
+    committed = shutil.copytree(made, tmp_path / "committed" / "thing")
+    assert models.cached("thing") == committed
+    (committed / "weights").write_text("2")
+    assert models.cached("thing") == made

@@ -133,6 +133,7 @@ EXPECTED = {  # arm: the scores that SFT's phases see, those that RL's see
     "rl_only": ([], ["12345"]),
     "sft_then_hard_sft": (["123", "45"], []),
     "dereason": (["123"], ["45"]),
+    "sft_easy": (["123"], []),
     "reversed": (["45"], ["123"]),
     "easy_rl_then_hard_rl": ([], ["123", "45"]),
     "sft_all_then_rl_all": (["12345"], ["12345"]),
