@@ -281,7 +281,7 @@ def completion_log_probabilities(
     states = states[torch.arange(len(states))[:, None], before][mask]
     labels = input_ids[:, -length:][mask]
     if is_readable(model):
-        chosen, entropy = body(model).log_probabilities(states, labels, temperature)
+        chosen, entropy = body(model).head.log_probabilities(states, labels, temperature)
     else:
         chunks = [
             checkpoint(_read_head, head, *chunk, temperature, use_reentrant=False)

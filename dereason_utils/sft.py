@@ -155,7 +155,7 @@ def sft_trainer_class():
                 .last_hidden_state
             )
             carries_loss = inputs["labels"][:, 1:] != -100
-            chosen, _ = body(policy).log_probabilities(
+            chosen, _ = body(policy).head.log_probabilities(
                 states[:, :-1][carries_loss], inputs["labels"][:, 1:][carries_loss], 1.0
             )
             loss = -chosen.sum() / (len(chosen) if num_items_in_batch is None else num_items_in_batch)

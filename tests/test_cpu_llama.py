@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dereason_utils import cpu_llama, generate
+from dereason_utils import cpu_llama, cpu_ops, generate
 from dereason_utils.cpu_llama import causal_model, quick_training
 from dereason_utils.grpo import completion_log_probabilities
 
@@ -177,15 +177,15 @@ def test_attention_in_parts_is_the_same_arithmetic(monkeypatch):
     query, key, value = (torch.randn(5, heads, 12, 8, dtype=torch.bfloat16) for heads in (6, 2, 2))
     known = torch.ones(5, 12, dtype=torch.long)
     known[1, 9:] = 0
-    mask = cpu_llama._mask(known, 12, torch.bfloat16)
+    mask = cpu_ops.causal_mask(known, 12, torch.bfloat16)
 
     def read():
         inputs = [each.clone().requires_grad_() for each in (query, key, value)]
-        out = cpu_llama.grouped_attention(*inputs, mask, 0.3)
+        out = cpu_ops.grouped_attention(*inputs, mask, 0.3)
         out.float().square().sum().backward()
         return [out.detach(), *(each.grad for each in inputs)]
 
     whole = read()
-    monkeypatch.setattr(cpu_llama, "SCORES_AT_ONCE", 2 * 6 * 12 * 12)
+    monkeypatch.setattr(cpu_ops, "SCORES_AT_ONCE", 2 * 6 * 12 * 12)
     for one, other in zip(whole, read(), strict=True):
         assert torch.equal(one, other)

@@ -5,7 +5,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from dereason_utils.cpu_llama import Packed
+from dereason_utils.cpu_ops import Packed
 from dereason_utils.memory_model import Shape
 
 ROUNDS = 7
