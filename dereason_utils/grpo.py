@@ -25,7 +25,7 @@ from dereason_utils.training import (
     stop_on_nan,
     train_to_end,
 )
-from dereason_utils.verify import is_strictly_right, verify_many
+from dereason_utils.verify import verify_many
 
 # How far sampler and trainer may be apart on the sampler's own tokens (`refuse_another_sampler`).
 RATIO_TOLERANCE = 0.01  # of the mean importance ratio around 1
@@ -400,26 +400,6 @@ def collect_rollouts(folder: Path, steps: int) -> pd.DataFrame:
     if missing:
         raise InputError(f"{folder} lacks the rollouts of {missing[0]}.parquet: run 04_grpo again.")
     return pd.concat([pd.read_parquet(path) for found in files for path in found], ignore_index=True)
-
-
-def audit(rollouts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Look for reward hacking: rewarded rollouts that a stricter second checker calls wrong.
-
-    rollouts: from `collect_rollouts`. Returns (the doubtful rollouts, one row per step: step, rewarded, doubtful,
-    doubtful_share of the rewarded). The second checker wants one box, at the very end, with the gold answer letter
-    for letter; it errs on the strict side, so what counts is whether its share rises while the reward does.
-    """
-    rewarded = rollouts[rollouts["reward"] == 1]
-    strict = [
-        is_strictly_right(*pair) for pair in zip(rewarded["answer"], rewarded["completion"], strict=True)
-    ]
-    # Named as bool: without a single rewarded rollout the list is empty, and would not select rows.
-    marked = rewarded.assign(doubtful=[not ok for ok in strict]).astype({"doubtful": bool})
-    steps = pd.DataFrame({"step": sorted(rollouts["step"].unique())})
-    counts = marked.groupby("step")["doubtful"].agg(rewarded="size", doubtful="sum").reset_index()
-    table = steps.merge(counts, how="left").fillna(0).astype(int)
-    table["doubtful_share"] = table["doubtful"] / table["rewarded"].where(table["rewarded"] > 0)
-    return marked[marked["doubtful"]].drop(columns="doubtful"), table
 
 
 if __name__ == "__main__":  # one of several processes, started by sharded.run

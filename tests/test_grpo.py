@@ -9,7 +9,7 @@ import pytest
 import small_policy
 import torch
 
-from dereason_utils import grpo, models, profiles, training
+from dereason_utils import grpo, models, profiles, reward_audit, training
 from dereason_utils.errors import InputError
 from dereason_utils.verify import verify
 
@@ -157,7 +157,7 @@ def test_the_audit_doubts_rewards_that_a_stricter_checker_calls_wrong():
     rollouts = pd.DataFrame({"step": [1, 1, 2, 2, 3], "answer": "7", "completion": completions})
     rollouts["reward"] = grpo.rewards(rows(*["7"] * 5), completions)
     assert rollouts["reward"].tolist() == [1, 1, 1, 1, 0]
-    doubtful, steps = grpo.audit(rollouts)
+    doubtful, steps = reward_audit.by_stricter_checker(rollouts)
     assert doubtful["completion"].tolist() == completions[1:3]
     assert steps[["step", "rewarded", "doubtful"]].to_numpy().tolist() == [[1, 2, 1], [2, 2, 1], [3, 0, 0]]
     assert steps["doubtful_share"].isna().tolist() == [False, False, True]
@@ -166,7 +166,7 @@ def test_the_audit_doubts_rewards_that_a_stricter_checker_calls_wrong():
 @pytest.mark.fault
 def test_the_audit_of_a_run_without_a_single_reward_is_empty():
     rollouts = pd.DataFrame({"step": [1, 2], "answer": "7", "completion": "no idea", "reward": 0.0})
-    doubtful, steps = grpo.audit(rollouts)
+    doubtful, steps = reward_audit.by_stricter_checker(rollouts)
     assert doubtful.empty and list(doubtful.columns) == list(rollouts.columns)
     assert steps[["step", "rewarded", "doubtful"]].to_numpy().tolist() == [[1, 0, 0], [2, 0, 0]]
 
