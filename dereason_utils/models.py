@@ -29,7 +29,7 @@ def locate(settings: Model) -> str:
     Raises InputError for a hub id without a commit hash: a branch would be another model tomorrow.
     """
     if settings.name in (SMOLLM2, "tiny", "nano"):
-        with disk.one_at_a_time(paths.cache_root()):  # steps that run at once must not make it twice
+        with disk.one_at_a_time(paths.cache_root() / ".locks" / settings.name):
             if settings.name == SMOLLM2:
                 return str(fetch_smollm2())
             from dereason_utils import tiny

@@ -84,9 +84,9 @@ def test_a_damaged_model_is_named(tmp_path, monkeypatch):
 
 
 def test_what_is_no_model_in_the_cache_is_left_alone(tmp_path, monkeypatch):
-    """The contract tests' wheels and the lock lie there too."""
+    """The contract tests' wheels and the locks lie there too."""
     monkeypatch.setenv("DEREASON_CACHE", str(tmp_path))
-    with disk.one_at_a_time(paths.cache_root()):
+    with disk.one_at_a_time(paths.cache_root() / ".locks" / "tiny"):
         pass
     (tmp_path / wheels.FOLDER).mkdir()
     assert doctor.model_cache().said == "none yet: made on first use"

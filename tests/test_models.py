@@ -1,12 +1,14 @@
 """Models: damaged or missing downloads, cache folders that are whole or absent, tokens that would hide the end."""
 
+import os
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from dereason_utils import models, paths
+from dereason_utils import disk, models, paths
 from dereason_utils.errors import InputError
 
 
@@ -77,3 +79,16 @@ def test_a_committed_policy_goes_before_the_cache_and_only_if_it_is_whole(tmp_pa
     assert models.cached("thing") == committed
     (committed / "weights").write_text("2")
     assert models.cached("thing") == made
+
+
+def test_a_policy_that_is_being_made_keeps_nobody_from_another(tmp_path):
+    code = (
+        "from dereason_utils import models, profiles, tiny; tiny.build = lambda name: name; "
+        "print(models.locate(profiles.load('smoke').model))"
+    )
+    with disk.one_at_a_time(tmp_path / ".locks" / "nano"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "DEREASON_CACHE": str(tmp_path)},
+        )  # fmt: skip
+    assert done.stdout.split()[-1] == "tiny"

@@ -227,7 +227,7 @@ def test_arms_with_the_same_sft_share_it_and_a_matched_one_does_not():
         "sft_only", "sft_all_then_rl_all", "sft_all_then_hard_rl",
     ]  # fmt: skip
     assert [arm for arm, name in shared.items() if name == "dereason"] == [
-        "dereason", *(f"sft_rl_score_{score}" for score in range(1, 6)),
+        "dereason", "sft_easy", *(f"sft_rl_score_{score}" for score in range(1, 6)),
     ]  # fmt: skip
     assert shared["sft_only_tokens"] == "sft_only_tokens" and shared["rl_only"] is None
 
