@@ -119,11 +119,7 @@ def standing(profile: Profile, commits: Iterable[str]) -> str:
     file = path(profile.name)
     if not file.is_file():
         return f"Not registered: results/{profile.name}/{NAME} is not there (`make register PROFILE={profile.name}`)."
-    changed = (
-        ""
-        if file.read_text(encoding="utf-8") == text(profile)
-        else " Today's profile or rules differ from it."
-    )
+    changed = _difference(file.read_text(encoding="utf-8"), profile)
     if shutil.which("git") is None or not (last := _git(file, "log", "-1", "--format=%H", "--", file.name)):
         return f"Registered, but no git history tells when.{changed}"
     if _git(file, "status", "--porcelain", "--", file.name):
@@ -134,6 +130,17 @@ def standing(profile: Profile, commits: Iterable[str]) -> str:
         shown = ", ".join(made[:10] for made in late)
         return f"{when}, which does NOT precede these commits of the runs: {shown}.{changed}"
     return f"{when}, which precedes every commit of the runs.{changed}"
+
+
+def _difference(said: str, profile: Profile) -> str:
+    """How the profile differs from the registration, as a sentence; nothing if it does not."""
+    if said == text(profile):
+        return ""
+    whole, done = profiles.load(profile.name), len(profile.seeds)
+    same = {**profile.model_dump(), "seeds": whole.seeds} == whole.model_dump()
+    if same and profile.seeds == whole.seeds[:done] and said == text(whole):
+        return f" So far {done} of its {len(whole.seeds)} training seeds were run."
+    return " Today's profile or rules differ from it."
 
 
 def _precedes(file: Path, earlier: str, later: str) -> bool:

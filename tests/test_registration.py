@@ -56,6 +56,23 @@ def test_the_command_writes_it_and_git_tells_whether_it_came_first(repository, c
     assert "differs from what was committed" in registration.standing(profile, [run])
 
 
+def test_a_study_on_its_way_is_told_from_another_one(repository):
+    assert registration.main(["--profile", "nano"]) == 0
+    git(repository, "add", "results")
+    git(repository, "commit", "-q", "-m", "register")
+
+    def ending(overrides):
+        return registration.standing(profiles.load("nano", overrides), []).rpartition(". ")[2]
+
+    assert ending({}).endswith("every commit of the runs.")
+    assert ending({"seeds": [0, 1, 2]}) == "So far 3 of its 20 training seeds were run."
+    assert (
+        ending({"seeds": [1, 2]})
+        == ending({"seeds": [0], "grpo.steps": 4})
+        == "Today's profile or rules differ from it."
+    )
+
+
 @pytest.mark.fault
 def test_an_unknown_profile_is_named(capsys):
     assert registration.main(["--profile", "cpus"]) == 2
