@@ -1,6 +1,6 @@
 """Writes the tables of 06_figures as CSV, Markdown, LaTeX and HTML, and the README's results table.
 
-    python -m dereason_utils.render README.md --profile cpu [--check]
+    python -m dereason_utils.render README.md --profile cpu [--profile nano] [--check]
 
 puts results/<profile>/06_figures/table1.csv between two marker lines of the README, or checks that it stands
 there; the ledger of claims (claims.csv) too, where the README has its two marker lines.
@@ -8,7 +8,7 @@ there; the ledger of claims (claims.csv) too, where the README has its two marke
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -212,19 +212,20 @@ def verdict_line(ledger: pd.DataFrame, profile: str) -> str:
     return f"Of the paper's {len(ledger)} claims, at the scale of profile `{profile}`: {found}."
 
 
-def claims_block(folder: Path, profile: str) -> str:
-    """The README's ledger, between its two markers, made from claims.csv alone."""
-    path = folder / "claims.csv"
-    if not path.is_file():
-        raise InputError(f"{path} is missing: run 06_figures for this profile first.")
-    ledger = pd.read_csv(path)
-    base = f"results/{profile}/06_figures/"
-    short = ledger.assign(
-        claim=ledger["id"] + ": " + ledger["claim"], verdict="**" + ledger["verdict"] + "**: " + ledger["why"]
-    )[["claim", "ours", "verdict"]]
-    body = short.to_markdown(index=False, disable_numparse=True)
-    more = f"With the paper's numbers and the figures: [claims.md]({base}claims.md)."
-    return f"{CLAIMS_BEGIN}\n{verdict_line(ledger, profile)}\n\n{body}\n\n{more}\n{CLAIMS_END}"
+def claims_block(folders: Sequence[Path]) -> str:
+    """The README's ledger, between its two markers, made from claims.csv alone: a column for each profile's 06_figures."""
+    ledgers = {folder.parent.name: _csv(folder / "claims.csv") for folder in folders}
+    first = next(iter(ledgers.values()))
+    shown = pd.DataFrame({"claim": first["id"] + ": " + first["claim"]})
+    for profile, ledger in ledgers.items():
+        shown[f"`{profile}`"] = (
+            "**" + ledger["verdict"] + "**: " + ledger["why"] + "<br>" + ledger["ours"].replace("–", "")
+        ).str.removesuffix("<br>")
+    body = shown.to_markdown(index=False, disable_numparse=True)
+    lines = [verdict_line(ledger, profile) for profile, ledger in ledgers.items()]
+    links = ", ".join(f"[{profile}](results/{profile}/06_figures/claims.md)" for profile in ledgers)
+    more = f"With the paper's numbers and the figures: {links}."
+    return "\n\n".join([f"{CLAIMS_BEGIN}\n" + "\n".join(lines), body, f"{more}\n{CLAIMS_END}"])
 
 
 def to_markdown(shown: pd.DataFrame, title: str, remarks: list[str]) -> str:
@@ -271,19 +272,28 @@ def to_latex(shown: pd.DataFrame, title: str, remarks: list[str], name: str) -> 
     )
 
 
-def readme_block(table1: Path) -> str:
-    """The README's results table, between its two markers, made from table1.csv alone."""
-    if not table1.is_file():
-        raise InputError(f"{table1} is missing: run 06_figures for this profile first.")
-    table = pd.read_csv(table1)
+def readme_block(table1s: Sequence[Path]) -> str:
+    """The README's results, between their two markers, made from each profile's table1.csv alone."""
+    return "\n\n".join([BEGIN, *map(_table_block, table1s)]) + f"\n{END}"
+
+
+def _table_block(table1: Path) -> str:
+    table = _csv(table1)
     full = display(table, "table1")
     shown = full[
         [column for column in full.columns if not column[0].startswith("Paper") or column[1] == AVERAGE]
     ].copy()
     shown.columns = [f"{high}: {low}" if high.startswith("Paper") else low for high, low in shown.columns]
-    body = to_markdown(shown, "Table 1, general benchmarks", notes(table, "table1")).strip()
+    title = f"Profile `{table1.parents[1].name}`: Table 1, general benchmarks"
+    body = to_markdown(shown, title, notes(table, "table1")).strip()
     lines = [*learning_line(table1.with_name("training_slopes.csv")), cost_line(table1.parents[1])]
-    return f"{BEGIN}\n{body}\n\n" + "\n\n".join(lines) + f"\n{END}"
+    return "\n\n".join([body, *lines])
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run 06_figures for this profile first.")
+    return pd.read_csv(path)
 
 
 def learning_line(slopes: Path) -> list[str]:
@@ -315,22 +325,22 @@ def cost_line(results_folder: Path) -> str:
     )
 
 
-def render_readme(readme: Path, table1: Path) -> None:
-    """Put the table between the README's markers, and the ledger. Raises InputError where the table's are missing."""
-    disk.write_text(readme, _rendered(readme, table1))
+def render_readme(readme: Path, table1s: Sequence[Path]) -> None:
+    """Put the tables between the README's markers, and the ledger. Raises InputError where the tables' are missing."""
+    disk.write_text(readme, _rendered(readme, table1s))
 
 
-def readme_is_current(readme: Path, table1: Path) -> bool:
-    """Whether the README shows exactly what table1.csv and claims.csv hold."""
-    return readme.read_text(encoding="utf-8") == _rendered(readme, table1)
+def readme_is_current(readme: Path, table1s: Sequence[Path]) -> bool:
+    """Whether the README shows exactly what the profiles' table1.csv and claims.csv hold."""
+    return readme.read_text(encoding="utf-8") == _rendered(readme, table1s)
 
 
-def _rendered(readme: Path, table1: Path) -> str:
+def _rendered(readme: Path, table1s: Sequence[Path]) -> str:
     before, after = around(readme, BEGIN, END)
-    text = before + readme_block(table1) + after
+    text = before + readme_block(table1s) + after
     if CLAIMS_BEGIN in text:
         before, after = _around(text, CLAIMS_BEGIN, CLAIMS_END, readme)
-        text = before + claims_block(table1.parent, table1.parents[1].name) + after
+        text = before + claims_block([table1.parent for table1 in table1s]) + after
     return text
 
 
@@ -358,16 +368,19 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m dereason_utils.render", description="The README's results table."
     )
     parser.add_argument("readme", type=Path)
-    parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--profile", action="append", help="may be given several times (default: cpu)")
     parser.add_argument("--check", action="store_true", help="only say whether the README is up to date")
     options = parser.parse_args(arguments)
     try:
-        table1 = paths.step_dir(options.profile, "06_figures") / "table1.csv"
+        names = options.profile or ["cpu"]
+        table1s = [paths.step_dir(name, "06_figures") / "table1.csv" for name in names]
         if options.check:
-            if not readme_is_current(options.readme, table1):
-                raise InputError(f"{options.readme} differs from {table1}: run this command without --check.")
+            if not readme_is_current(options.readme, table1s):
+                raise InputError(
+                    f"{options.readme} differs from the tables of {', '.join(names)}: run this command without --check."
+                )
         else:
-            render_readme(options.readme, table1)
+            render_readme(options.readme, table1s)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -89,9 +89,12 @@ def text(names: Sequence[str], figures: str | None = None) -> str:
     studies = [_study(name, figures.format(profile=name)) for name in names]
     if len(names) > 1:
         studies.insert(0, "## The verdicts side by side\n\n" + verdicts_side_by_side(names))
+    rules = "\n".join(f"{number}. {rule}" for number, rule in enumerate(claims.RULES, 1))
     profiles_named = " and ".join(f"`{name}`" for name in names)
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
-    return template.substitute(profiles=f"profile {profiles_named}", studies="\n\n".join(studies))
+    return template.substitute(
+        profiles=f"profile {profiles_named}", rules=rules, studies="\n\n".join(studies)
+    )
 
 
 def verdicts_side_by_side(names: Sequence[str]) -> str:
@@ -247,8 +250,6 @@ def _study(name: str, figures: str) -> str:
         "### Verdicts",
         render.verdict_line(_csv(name, "claims"), name),
         render.claims_markdown(_csv(name, "claims"), figures),
-        "The rules, fixed in the code before any run of several seeds:",
-        "\n".join(f"{number}. {rule}" for number, rule in enumerate(claims.RULES, 1)),
         "### Results",
         *(_markdown(folder, table) for table in ("table1", "table2", "side_by_side", "effects", "variances")),
         *drawn,

@@ -149,7 +149,7 @@ def test_the_ledger_is_written_in_three_formats_and_into_the_readme(tmp_path, mo
         text = (folder / name).read_text()
         assert all(f"{id_}" in text for id_ in ledger["id"]) and "at the scale of profile cpu alone" in text
     assert '<a href="figure10.png">' in (folder / "claims.html").read_text()
-    block = render.claims_block(folder, "cpu")
+    block = render.claims_block([folder])
     counts = ledger["verdict"].value_counts()
     assert block.startswith(render.CLAIMS_BEGIN) and block.endswith(render.CLAIMS_END)
     assert f"{counts[NOT_TESTABLE]} {NOT_TESTABLE}" in block and all(f"{i}: " in block for i in ledger["id"])

@@ -257,15 +257,15 @@ def test_the_readme_shows_table1(tmp_path, table1):
     csv, path = tmp_path / "results" / "06_figures" / "table1.csv", readme(tmp_path)
     csv.parent.mkdir(parents=True)
     table1.to_csv(csv, index=False)
-    assert not render.readme_is_current(path, csv)
-    render.render_readme(path, csv)
+    assert not render.readme_is_current(path, [csv])
+    render.render_readme(path, [csv])
     text = path.read_text()
     assert text.startswith("# Title\n\n") and text.endswith("\n\nafter\n") and "old" not in text
-    assert render.readme_is_current(path, csv)
+    assert render.readme_is_current(path, [csv])
     row = table1.set_index("arm").loc["dereason"]
     assert f"{row['Avg.']:.1f} [{row['Avg. low']:.1f}, {row['Avg. high']:.1f}]" in text
     path.write_text(text.replace(f"{row['Avg.']:.1f} [", f"{row['Avg.'] + 1:.1f} ["))
-    assert not render.readme_is_current(path, csv)
+    assert not render.readme_is_current(path, [csv])
 
 
 def draw(tmp_path, monkeypatch, profile, arms, **sizes):
@@ -340,22 +340,41 @@ def test_the_readme_shows_the_ledger_where_it_has_its_markers(tmp_path, table1):
     table1.to_csv(csv, index=False)
     path.write_text(path.read_text() + f"{render.CLAIMS_BEGIN}\nstale\n{render.CLAIMS_END}\nend\n")
     with pytest.raises(InputError, match="claims.csv is missing"):
-        render.render_readme(path, csv)
+        render.render_readme(path, [csv])
     ledger = {
         "id": ["C5"],
         "claim": ["It is better"],
-        "ours": ["+1"],
+        "ours": ["+1 points"],
         "verdict": ["undecided"],
         "why": ["one seed"],
     }
     pd.DataFrame(ledger).to_csv(csv.with_name("claims.csv"), index=False)
-    assert not render.readme_is_current(path, csv)
-    render.render_readme(path, csv)
+    assert not render.readme_is_current(path, [csv])
+    render.render_readme(path, [csv])
     text = path.read_text()
-    assert render.readme_is_current(path, csv) and "stale" not in text and text.endswith("\nend\n")
+    assert render.readme_is_current(path, [csv]) and "stale" not in text and text.endswith("\nend\n")
     assert "C5: It is better" in text and "1 undecided" in text
     path.write_text(text.replace("**undecided**", "**supported**"))
-    assert not render.readme_is_current(path, csv)
+    assert not render.readme_is_current(path, [csv])
+
+
+def test_the_readme_sets_profiles_side_by_side(tmp_path, table1):
+    path, csvs = readme(tmp_path), []
+    path.write_text(path.read_text() + f"{render.CLAIMS_BEGIN}\nstale\n{render.CLAIMS_END}\nend\n")
+    for profile, verdict in (("nano", "supported"), ("cpu", "undecided")):
+        csvs.append(tmp_path / "results" / profile / "06_figures" / "table1.csv")
+        csvs[-1].parent.mkdir(parents=True)
+        table1.to_csv(csvs[-1], index=False)
+        ledger = pd.DataFrame(
+            [{"id": "C5", "claim": "It is better", "ours": "+1 points", "verdict": verdict, "why": "so"}]
+        )
+        ledger.to_csv(csvs[-1].with_name("claims.csv"), index=False)
+    render.render_readme(path, csvs)
+    text = path.read_text()
+    assert text.index("**Profile `nano`: Table 1") < text.index("**Profile `cpu`: Table 1")
+    [row] = [line for line in text.splitlines() if line.startswith("| C5")]
+    assert row.index("**supported**: so<br>+1") < row.index("**undecided**: so<br>+1")
+    assert render.readme_is_current(path, csvs) and not render.readme_is_current(path, csvs[::-1])
 
 
 def test_the_readme_command(tmp_path, folder, table1, capsys):
