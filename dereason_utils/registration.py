@@ -137,10 +137,14 @@ def _difference(said: str, profile: Profile) -> str:
     if said == text(profile):
         return ""
     whole, done = profiles.load(profile.name), len(profile.seeds)
-    same = {**profile.model_dump(), "seeds": whole.seeds} == whole.model_dump()
-    if same and profile.seeds == whole.seeds[:done] and said == text(whole):
-        return f" So far {done} of its {len(whole.seeds)} training seeds were run."
-    return " Today's profile or rules differ from it."
+    plan = {"seeds": whole.seeds, "other_seeds": whole.other_seeds}
+    same = {**profile.model_dump(), **plan} == whole.model_dump()
+    if not same or profile.seeds != whole.seeds[:done] or said != text(whole):
+        return " Today's profile or rules differ from it."
+    others = (
+        "" if profile.other_seeds is None else f" ({profile.other_seeds} for the arms that the paper lacks)"
+    )
+    return f" So far {done} of its {len(whole.seeds)} training seeds were run{others}."
 
 
 def _precedes(file: Path, earlier: str, later: str) -> bool:

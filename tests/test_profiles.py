@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dereason_utils import paths, profiles
+from dereason_utils import corpora, judge, paths, profiles, split
 from dereason_utils.errors import InputError
 
 
@@ -173,3 +173,17 @@ def test_evaluation_settings_do_not_touch_training_stages():
     for stage in ("01_score", "02_split", "03_sft", "04_grpo"):
         assert profiles.stage_settings(plain, stage) == profiles.stage_settings(changed, stage)
     assert profiles.stage_settings(plain, "05_eval") != profiles.stage_settings(changed, "05_eval")
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu", "study", "nano", "nano_skewed", "nano_sweeps"])
+def test_the_corpus_has_problems_for_every_arm(name):
+    profile = profiles.load(name)
+    problems = corpora.load(profile.corpus)
+    pool = problems[problems["split"] == "train"].assign(response_correct=True, pass_rate=0.5)
+    pool["score"] = judge.reference_scores(pool["steps"])
+    needed = {selection for arm in profile.arms for selection in split.names_of(arm)}
+    drawn = split.selections(pool, profile.split.threshold, 0, needed)
+    for arm in profile.arms:
+        for use in ("sft", "rl"):
+            part = split.arm_set(pool, drawn, arm, use)
+            assert part is None or len(part)

@@ -66,6 +66,8 @@ def test_a_study_on_its_way_is_told_from_another_one(repository):
 
     assert ending({}).endswith("every commit of the runs.")
     assert ending({"seeds": [0, 1, 2]}) == "So far 3 of its 20 training seeds were run."
+    paper_first = ending({"seeds": [0, 1, 2], "other_seeds": 1})
+    assert paper_first == "So far 3 of its 20 training seeds were run (1 for the arms that the paper lacks)."
     assert (
         ending({"seeds": [1, 2]})
         == ending({"seeds": [0], "grpo.steps": 4})
