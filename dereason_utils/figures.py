@@ -299,7 +299,7 @@ def figure12(data: pd.DataFrame) -> Figure:
             axis.plot(x, line["accuracy"], ls=style, lw=1, color=look(arm)[0])
             points(axis, x, line, arm)
             ends.append((float(line["accuracy"].iloc[-1]), f"{when} RL", look(arm)[0]))
-        axis.set(title=stage, xlabel="k")
+        axis.set(title=stage.replace(", ", ",\n"), xlabel="k")
         axis.set_xscale("log", base=2)
         axis.set_xticks(sorted(part["k"].unique()), [str(k) for k in sorted(part["k"].unique())])
         axis.xaxis.set_minor_formatter(NullFormatter())
@@ -327,16 +327,21 @@ def figure13(data: pd.DataFrame) -> Figure:
             "core-hours of training" if known else "hours of training",
         ),
     )
+    data = data.sort_values("accuracy")
+    line = 0.065 * data["high"].max()  # a label's height in points of accuracy
     for axis, x, label in sides:
-        for (_, row), place in zip(data.iterrows(), x, strict=True):
+        labels: list[tuple[float, float]] = []
+        for (_, row), place in zip(data.iterrows(), x[data.index], strict=True):
             points(
                 axis,
                 [place],
                 row.to_frame().T.astype({"accuracy": float, "low": float, "high": float}),
                 row["arm"],
             )
-            axis.annotate(short(row["arm"]), (place, row["accuracy"]), xytext=(5, 3), textcoords="offset points",
-                          fontsize=6.5, color=look(row["arm"])[0],
+            beside = [height for other, height in labels if abs(other - place) < 0.3 * x.max()]
+            labels.append((place, max([row["accuracy"], *(height + line for height in beside)])))
+            axis.annotate(short(row["arm"]), labels[-1], xytext=(5, 3), textcoords="offset points",
+                          fontsize=6.5, color=look(row["arm"])[0], zorder=1,
                           bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.4})  # fmt: skip
         axis.set(xlabel=label + more, xlim=(-0.04 * max(x.max(), 1e-9), 1.25 * max(x.max(), 1e-9)))
     axes[0].set_ylabel("general average in %, 95% interval")
