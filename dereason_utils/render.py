@@ -301,12 +301,15 @@ def learning_line(slopes: Path) -> list[str]:
     if not slopes.is_file():
         return []
     table = pd.read_csv(slopes)
-    rows = table[table["curve"] == "reward"].itertuples()
-    arms = [
-        f"{results.label(row.arm)} {row.first_quarter:.3f} to {row.last_quarter:.3f} (slope {row.slope:+.4f} per step, "
-        f"95% interval {row.low:+.4f} to {row.high:+.4f})"
-        for row in rows
-    ]
+    table = table[table["curve"] == "reward"]
+    arms = []
+    for arm, rows in table.groupby("arm", sort=False):
+        first, last, slope, low, high = rows[["first_quarter", "last_quarter", "slope", "low", "high"]].mean()
+        found = f"slope {slope:+.4f} per step, 95% interval {low:+.4f} to {high:+.4f}"
+        if len(rows) > 1:
+            rising = (rows["low"] > 0).sum()
+            found = f"slope {slope:+.4f} per step, its 95% interval above 0 in {rising} of {len(rows)} seeds"
+        arms.append(f"{results.label(arm)} {first:.3f} to {last:.3f} ({found})")
     return [
         "Training reward, mean of the first and of the last quarter of the steps: " + "; ".join(arms) + "."
     ]

@@ -334,6 +334,19 @@ def test_the_readme_says_whether_the_reward_rose(tmp_path):
     )
 
 
+def test_the_training_reward_of_several_seeds_is_one_line(tmp_path):
+    path = tmp_path / "training_slopes.csv"
+    path.write_text(
+        "arm,seed,curve,slope,low,high,p,steps,first_quarter,last_quarter\n"
+        "rl_only,0,reward,0.002,0.001,0.003,0.01,24,0.1,0.3\n"
+        "rl_only,1,reward,0.001,-0.001,0.003,0.3,24,0.2,0.2\n"
+    )
+    [line] = render.learning_line(path)
+    assert line.endswith(
+        ": RL only 0.150 to 0.250 (slope +0.0015 per step, its 95% interval above 0 in 1 of 2 seeds)."
+    )
+
+
 def test_the_readme_shows_the_ledger_where_it_has_its_markers(tmp_path, table1):
     csv, path = tmp_path / "results" / "cpu" / "06_figures" / "table1.csv", readme(tmp_path)
     csv.parent.mkdir(parents=True)
