@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from scipy import stats as distributions
 
-from dereason_utils import disk, manifest, results
+from dereason_utils import disk, manifest
 from dereason_utils.results import Results
 
 STYLE = Path(__file__).with_name("dereason.mplstyle")
@@ -241,7 +241,7 @@ def look(arm: str) -> tuple[str, str]:
 
 def short(arm: str) -> str:
     """The arm's name where room is scarce."""
-    return _SHORT.get(arm, results.label(arm))
+    return _SHORT.get(arm, arm.replace("_", " "))
 
 
 def shade(score: int) -> str:

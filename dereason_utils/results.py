@@ -11,7 +11,7 @@ from dereason_utils import manifest, paths
 from dereason_utils.errors import InputError
 from dereason_utils.split import ARMS, seeds_of, sft_of
 
-# The arms in the order and wording of the paper's Table 1.
+# The arms in the order and wording of the paper's Table 1, then those that it lacks.
 LABELS = {
     "base": "Base model",
     "rl_only": "RL only",
@@ -19,6 +19,18 @@ LABELS = {
     "sft_then_hard_sft": "SFT then selected SFT",
     "random_split": "SFT then random RL",
     "dereason": "SFT on easy + RL on hard",
+    "sft_easy": "SFT on easy",
+    "easy_rl_then_hard_rl": "RL on easy, then RL on hard",
+    "reversed": "SFT on hard + RL on easy",
+    "sft_all_then_rl_all": "SFT on all + RL on all",
+    "sft_all_then_hard_rl": "SFT on all + RL on hard",
+    "subject_matched_random": "SFT + RL, random with hard's subjects",
+    "passrate_split": "SFT + RL, split by pass rate",
+    "threshold_2": "SFT on scores 1-2 + RL on 3-5",
+    "threshold_4": "SFT on scores 1-4 + RL on 5",
+    "filtered_teacher": "SFT on easy (right answers) + RL on hard",
+    "sft_only_updates": "SFT only, DeReason's updates",
+    "sft_only_tokens": "SFT only, DeReason's tokens",
 }
 VERDICTS = ("correct", "incorrect", "unscorable")
 ITEM_COLUMNS = (
