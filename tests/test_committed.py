@@ -19,17 +19,21 @@ from dereason_utils import (
 )
 from dereason_utils.verify import extract_answer
 
-COMMITTED = paths.REPO / "results" / "cpu"
+COMMITTED = paths.REPO / "results"
+DRAWN = [name for name in profiles.names() if (COMMITTED / name / "06_figures" / "manifest.json").exists()]
 needs_results = pytest.mark.skipif(
-    not (COMMITTED / "06_figures" / "manifest.json").exists(),
-    reason="results/cpu is made by `make reproduce`",
+    "cpu" not in DRAWN, reason="results/cpu is made by `make reproduce`, that of other profiles with PROFILE"
 )
 
 
-@pytest.fixture(scope="module")
-def read():
-    made = manifest.load(COMMITTED / "06_figures" / "manifest.json").parameters
-    return results.load("cpu", made["arms"], made["seeds"])
+@pytest.fixture(scope="module", params=DRAWN)
+def read(request):
+    made = made_of(request.param)
+    return results.load(request.param, made["arms"], made["seeds"], made["other_seeds"])
+
+
+def made_of(profile):
+    return manifest.load(COMMITTED / profile / "06_figures" / "manifest.json").parameters
 
 
 @needs_results
@@ -64,16 +68,17 @@ def read():
 )
 def test_every_committed_table_is_what_the_results_give(read, name, make):
     made = make(read).reset_index(drop=True)
-    shown = pd.read_csv(COMMITTED / "06_figures" / f"{name}.csv")
+    shown = pd.read_csv(COMMITTED / read.profile / "06_figures" / f"{name}.csv")
     pd.testing.assert_frame_equal(shown, made, check_dtype=False, atol=0.011)
 
 
 @needs_results
 def test_the_committed_ledger_is_what_the_results_give(read):
-    made = manifest.load(COMMITTED / "06_figures" / "manifest.json").parameters
-    ledger, parts = claims.assess(read, profiles.load("cpu", made))
+    ledger, parts = claims.assess(read, profiles.load(read.profile, made_of(read.profile)))
     for name, table in (("claims", ledger), ("claim_parts", parts)):
-        shown = pd.read_csv(COMMITTED / "06_figures" / f"{name}.csv", dtype={"seeds needed": str})
+        shown = pd.read_csv(
+            COMMITTED / read.profile / "06_figures" / f"{name}.csv", dtype={"seeds needed": str}
+        )
         pd.testing.assert_frame_equal(shown, table, check_dtype=False, atol=1e-3)
 
 
@@ -97,20 +102,24 @@ def test_readme_shows_what_the_table_holds():
 
 
 @needs_results
-def test_committed_tables_hold_what_the_item_files_hold():
+@pytest.mark.parametrize("profile", DRAWN)
+def test_committed_tables_hold_what_the_item_files_hold(profile):
+    seeds = [f"seed{seed}" for seed in made_of(profile)["seeds"]]
     for name, table in (("table1", "general"), ("table2", "mathematics")):
-        shown = pd.read_csv(COMMITTED / "06_figures" / f"{name}.csv").set_index("arm")
-        for path in sorted((COMMITTED / "05_eval").glob("*/seed0/items.parquet")):
-            rows = pd.read_parquet(path)
+        shown = pd.read_csv(COMMITTED / profile / "06_figures" / f"{name}.csv").set_index("arm")
+        for arm in sorted((COMMITTED / profile / "05_eval").iterdir()):
+            files = [arm / seed / "items.parquet" for seed in seeds]
+            rows = pd.concat([pd.read_parquet(file) for file in files if file.exists()])
             for benchmark, part in rows[rows["table"] == table].groupby("benchmark"):
-                assert shown.loc[path.parts[-3], benchmark] == pytest.approx(
+                assert shown.loc[arm.name, benchmark] == pytest.approx(
                     100 * part["correct"].mean(), abs=0.006
                 )
 
 
 @needs_results
-def test_committed_files_are_those_of_their_manifests():
-    for path in sorted(COMMITTED.rglob("manifest.json")):
+@pytest.mark.parametrize("profile", DRAWN)
+def test_committed_files_are_those_of_their_manifests(profile):
+    for path in sorted((COMMITTED / profile).rglob("manifest.json")):
         step = manifest.load(path)
         for name, recorded in step.outputs.items():
             file = path.parent / name
@@ -119,8 +128,9 @@ def test_committed_files_are_those_of_their_manifests():
 
 
 @needs_results
-def test_todays_checker_extracts_what_the_committed_rows_say():
-    for path in sorted((COMMITTED / "05_eval").glob("*/seed0/items.parquet")):
+@pytest.mark.parametrize("profile", DRAWN)
+def test_todays_checker_extracts_what_the_committed_rows_say(profile):
+    for path in sorted((COMMITTED / profile / "05_eval").glob("*/seed0/items.parquet")):
         rows = pd.read_parquet(path, columns=["completion", "extracted"])
         for completion, extracted in zip(rows["completion"], rows["extracted"], strict=True):
             assert extract_answer(completion)[0] == (None if pd.isna(extracted) else extracted)
