@@ -42,6 +42,7 @@ def notes(table: pd.DataFrame, name: str) -> list[str]:
             f"{first['questions']} questions{seeds}. Brackets: 95% interval over {first['covers']}, problem "
             f"families resampled as wholes. {AVERAGE} = plain mean of the benchmarks."
         ),
+        *_fewer_seeds(table),
         "No answer: share of completions without a readable answer, averaged likewise; they count as wrong.",
         (
             f"Paper: {_comparable(table, name)} Its RL-only row on WebInstruct-verified equals the published "
@@ -54,6 +55,15 @@ def notes(table: pd.DataFrame, name: str) -> list[str]:
         what = "average" if name == "table1" else "MATH-500"
         lines.append(order_line(table, f"paper {corpus} {best}", f"paper, {title}, {what}"))
     return lines
+
+
+def _fewer_seeds(table: pd.DataFrame) -> list[str]:
+    """Which arms have fewer training seeds than the first row says, and what their brackets cover."""
+    fewer = table[table["seeds"] < table["seeds"].iloc[0]]
+    return [
+        f"Only {seeds} training seed{'s' * (seeds > 1)}, brackets over {covers}: {', '.join(part['row'])}."
+        for (seeds, covers), part in fewer.groupby(["seeds", "covers"], sort=False)
+    ]
 
 
 def _comparable(table: pd.DataFrame, name: str) -> str:
@@ -214,7 +224,7 @@ def verdict_line(ledger: pd.DataFrame, profile: str) -> str:
 
 def claims_block(folders: Sequence[Path]) -> str:
     """The README's ledger, between its two markers, made from claims.csv alone: a column for each profile's 06_figures."""
-    ledgers = {folder.parent.name: _csv(folder / "claims.csv") for folder in folders}
+    ledgers = {folder.parent.name: read_csv(folder / "claims.csv") for folder in folders}
     first = next(iter(ledgers.values()))
     shown = pd.DataFrame({"claim": first["id"] + ": " + first["claim"]})
     for profile, ledger in ledgers.items():
@@ -278,7 +288,7 @@ def readme_block(table1s: Sequence[Path]) -> str:
 
 
 def _table_block(table1: Path) -> str:
-    table = _csv(table1)
+    table = read_csv(table1)
     full = display(table, "table1")
     shown = full[
         [column for column in full.columns if not column[0].startswith("Paper") or column[1] == AVERAGE]
@@ -290,7 +300,8 @@ def _table_block(table1: Path) -> str:
     return "\n\n".join([body, *lines])
 
 
-def _csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path) -> pd.DataFrame:
+    """A table of 06_figures. Raises InputError where that has not been run."""
     if not path.is_file():
         raise InputError(f"{path} is missing: run 06_figures for this profile first.")
     return pd.read_csv(path)

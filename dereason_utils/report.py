@@ -277,10 +277,7 @@ def _mind(ledger: pd.DataFrame, parts: pd.DataFrame) -> str:
 
 
 def _csv(profile: str, name: str) -> pd.DataFrame:
-    path = paths.step_dir(profile, "06_figures") / f"{name}.csv"
-    if not path.is_file():
-        raise InputError(f"{path} is missing: run 06_figures for this profile first.")
-    return pd.read_csv(path)
+    return render.read_csv(paths.step_dir(profile, "06_figures") / f"{name}.csv")
 
 
 def _markdown(folder: Path, name: str) -> str:

@@ -334,6 +334,15 @@ def test_the_readme_says_whether_the_reward_rose(tmp_path):
     )
 
 
+def test_arms_with_fewer_seeds_are_named_under_the_table(table1):
+    assert not any(line.startswith("Only") for line in render.notes(table1, "table1"))
+    few = table1["arm"] == "dereason"
+    table = table1.assign(seeds=6, covers="training seeds, questions and samples")
+    table.loc[few, ["seeds", "covers"]] = 1, "questions and samples"
+    [line] = [line for line in render.notes(table, "table1") if line.startswith("Only")]
+    assert line == "Only 1 training seed, brackets over questions and samples: SFT on easy + RL on hard."
+
+
 def test_the_training_reward_of_several_seeds_is_one_line(tmp_path):
     path = tmp_path / "training_slopes.csv"
     path.write_text(
