@@ -61,7 +61,7 @@ def _fewer_seeds(table: pd.DataFrame) -> list[str]:
     """Which arms have fewer training seeds than the first row says, and what their brackets cover."""
     fewer = table[table["seeds"] < table["seeds"].iloc[0]]
     return [
-        f"Only {seeds} training seed{'s' * (seeds > 1)}, brackets over {covers}: {', '.join(part['row'])}."
+        f"Only {seeds} training seed{'s' * (seeds > 1)}, brackets over {covers}: {'; '.join(part['row'])}."
         for (seeds, covers), part in fewer.groupby(["seeds", "covers"], sort=False)
     ]
 
