@@ -235,13 +235,18 @@ def by_score(data: pd.DataFrame, ylabel: str) -> Figure:
 
 @styled
 def figure10(data: pd.DataFrame) -> Figure:
-    """Effect sizes of all arm pairs, a minus b, on both averages with 95% intervals; of many pairs those of dereason."""
+    """Effect sizes of all arm pairs, a minus b, on both averages with 95% intervals; of many pairs dereason minus each other.
+
+    A pair with fewer training seeds than others says so.
+    """
     if data.empty:
         return not_run("Effects of all arm pairs", "this run has a single arm")
     pairs = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
     everything = len(pairs)
     if everything > MOST_PAIRS:
-        pairs = [pair for pair in pairs if "dereason" in pair]
+        data = _from(data, "dereason")
+        pairs = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
+    seeds = data.groupby(["a", "b"])["seeds"].min()
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 0.7 + 0.16 * len(pairs)), sharey=True)
     for axis, (table, title) in zip(axes, TITLES.items(), strict=True):
         part = data[data["table"] == table].set_index(["a", "b"])
@@ -254,10 +259,24 @@ def figure10(data: pd.DataFrame) -> Figure:
                 axis.plot(row["difference"], place, marker="o", ms=3.5, color=colour)
         axis.set(title=title, xlabel="difference in points, 95% interval", ylim=(len(pairs) - 0.5, -0.5))
         axis.grid(axis="y", visible=False)
-    axes[0].set_yticks(range(len(pairs)), [f"{short(a)} − {short(b)}" for a, b in pairs], fontsize=6.5)
+    most = seeds.max()
+    names = [
+        f"{short(a)} − {short(b)}" + (f" ({seeds[a, b]} of {most} seeds)" if seeds[a, b] < most else "")
+        for a, b in pairs
+    ]
+    axes[0].set_yticks(range(len(pairs)), names, fontsize=6.5)
     rest = f"\nall {everything} pairs: effects.csv" if len(pairs) < everything else ""
     axes[1].set_xlabel(axes[1].get_xlabel() + f"\n(grey: not below 0.05 after Holm){rest}")
     return figure
+
+
+def _from(effects: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """Of the pairs those with `arm`, all as `arm` minus the other."""
+    turned = effects[effects["b"] == arm]
+    turned = turned.assign(
+        a=arm, b=turned["a"], difference=-turned["difference"], low=-turned["high"], high=-turned["low"]
+    )
+    return pd.concat([effects[effects["a"] == arm], turned])
 
 
 @styled

@@ -42,8 +42,18 @@ _SHORT = {
     "sft_then_hard_sft": "SFT, hard SFT",
     "random_split": "Random split",
     "dereason": "DeReason",
+    "sft_easy": "SFT easy",
+    "easy_rl_then_hard_rl": "RL easy, RL hard",
     "reversed": "Reversed",
     "sft_all_then_rl_all": "SFT all, RL all",
+    "sft_all_then_hard_rl": "SFT all, RL hard",
+    "subject_matched_random": "Random, hard's subjects",
+    "passrate_split": "Split by pass rate",
+    "threshold_2": "Threshold 2",
+    "threshold_4": "Threshold 4",
+    "filtered_teacher": "Right answers only",
+    "sft_only_updates": "SFT only, as many updates",
+    "sft_only_tokens": "SFT only, as many tokens",
 }
 
 

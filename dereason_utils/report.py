@@ -251,7 +251,17 @@ def _study(name: str, figures: str) -> str:
         render.verdict_line(_csv(name, "claims"), name),
         render.claims_markdown(_csv(name, "claims"), figures),
         "### Results",
-        *(_markdown(folder, table) for table in ("table1", "table2", "side_by_side", "effects", "variances")),
+        *(
+            _markdown(folder, table)
+            for table in (
+                "table1",
+                "table2",
+                "side_by_side",
+                "effects",
+                "effects_on_these_families",
+                "variances",
+            )
+        ),
         *drawn,
         "### What would change our mind",
         _mind(_csv(name, "claims"), _csv(name, "claim_parts")),

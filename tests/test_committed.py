@@ -44,6 +44,7 @@ def made_of(profile):
         ("table2", lambda read: tables.main_table(read, "table2")),
         ("differences", tables.differences),
         ("effects", tables.effects),
+        ("effects_on_these_families", tables.effects_on_these_families),
         ("side_by_side", tables.side_by_side),
         ("variances", tables.variances),
         ("scorings", tables.scorings),

@@ -222,15 +222,34 @@ def test_cost_counts_an_arms_own_training(drawn, read):
 
 
 def test_of_very_many_pairs_those_with_dereason_are_drawn():
-    arms = ["dereason", *(f"arm_{i}" for i in range(9))]
+    arms = ["arm_0", "dereason", *(f"arm_{i}" for i in range(1, 9))]
     rows = [
-        {"a": a, "b": b, "table": table, "difference": 1.0, "low": 0.5, "high": 1.5, "p_holm": 0.01}
+        {
+            "a": a,
+            "b": b,
+            "table": table,
+            "difference": 1.0,
+            "low": 0.5,
+            "high": 1.5,
+            "p_holm": 0.01,
+            "seeds": 1 if "arm_8" in (a, b) else 3,
+        }
         for place, a in enumerate(arms)
         for b in arms[place + 1 :]
         for table in ("general", "mathematics")
     ]
     figure = figures.figure10(pd.DataFrame(rows))
-    assert len(figure.axes[0].get_yticks()) == 9
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(names) == 9 and all(name.startswith("DeReason − ") for name in names)
+    assert [name for name in names if "seeds" in name] == ["DeReason − arm 8 (1 of 3 seeds)"]
+    places = {
+        names[round(y[0])]: x
+        for line in figure.axes[0].lines[1:]
+        for x, y in [line.get_data()]
+        if len(x) == 2
+    }
+    assert list(places["DeReason − arm 0"]) == [-1.5, -0.5]  # the pair was arm_0 minus dereason
+    assert list(places["DeReason − arm 1"]) == [0.5, 1.5]
     assert any("all 45 pairs: effects.csv" in text for text in texts(figure))
     plt.close(figure)
 

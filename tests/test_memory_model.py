@@ -2,13 +2,14 @@
 
 import json
 
+import measure_gpu
 import measure_memory
 import pandas as pd
 import pytest
 import torch
 
 from dereason_utils import memory_model as memory
-from dereason_utils import paths
+from dereason_utils import needs, paths, profiles
 
 SMALL = memory.Shape(96, 3, 4, 2, 32, 160, 300, True)
 
@@ -90,3 +91,38 @@ def test_checkpoints_and_cards_make_it_smaller():
     assert shared["activations"] < whole["activations"] / 10
     four_bit = memory.Precision(memory.BFLOAT16, 64, four_bit=True)
     assert memory.weights(memory.QWEN3_4B, four_bit) == pytest.approx(2.65e9, rel=0.01)
+
+
+@pytest.mark.parametrize("preset", profiles.presets("single_gpu"))
+def test_a_cards_measurement_keeps_the_presets_lengths_and_makes_whole_updates(preset, tmp_path):
+    asked, measured = (
+        profiles.load("single_gpu", {"preset": preset}),
+        measure_gpu.settings_of(preset, tmp_path),
+    )
+    for stage in measure_gpu.STAGES:
+        assert measure_gpu.rows_and_length(measured, stage) == measure_gpu.rows_and_length(asked, stage)
+    rl = measured.grpo
+    assert rl.prompts_per_step * rl.group_size == measure_gpu.MICRO_BATCHES * rl.micro_batch_size or (
+        rl.prompts_per_step == 1
+    )
+    assert rl.max_completion == asked.grpo.max_completion
+
+
+def test_the_committed_measurements_of_a_card_are_of_todays_plan():
+    table = pd.read_csv(measure_gpu.TABLE)
+    for row in table.itertuples():
+        parts = needs._update(
+            profiles.load("single_gpu", {"preset": row.preset}),
+            memory.QWEN3_4B,
+            needs.precision_of(profiles.load("single_gpu", {"preset": row.preset}).model, gpu=True),
+            needs.Machine(needs.CARDS[-1], 1, 0, gpu=True),
+            row.rows,
+            row.length,
+        )
+        assert sum(parts.values()) / measure_gpu.GB == pytest.approx(row.predicted_gb, abs=0.001)
+
+
+def test_sft_on_a_card_follows_that_on_a_cpu():
+    table = pd.read_csv(measure_gpu.TABLE.with_name("gpu_sft.csv"))
+    apart = (table["validation_loss_cpu"] - table["validation_loss_gpu"]).abs().dropna()
+    assert len(apart) == 4 and apart.max() < 0.0002  # as README.md says

@@ -247,6 +247,16 @@ def test_every_pair_of_arms_is_compared_once(read, two_seeds):
     assert len(parts) == 4 and (parts[["training_seeds", "questions", "samples"]] >= 0).all(axis=None)
 
 
+def test_effects_on_these_families_resample_questions_and_not_families(read, two_seeds):
+    narrow, wide = tables.effects_on_these_families(read), tables.effects(read)
+    assert set(narrow["a"]) == {"dereason"} and len(narrow) == 2 * (len(read.arms) - 1)
+    assert (narrow["groups"] == narrow["questions"]).all() and (wide["groups"] < wide["questions"]).any()
+    both = narrow.merge(wide, on=["a", "b", "scope"])
+    assert len(both) and (both["difference_x"] == both["difference_y"]).all()
+    assert (both["high_x"] - both["low_x"] != both["high_y"] - both["low_y"]).any()
+    assert tables.effects_on_these_families(two_seeds).empty  # which lacks dereason
+
+
 def readme(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nafter\n")
