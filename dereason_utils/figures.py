@@ -241,11 +241,10 @@ def figure10(data: pd.DataFrame) -> Figure:
     """
     if data.empty:
         return not_run("Effects of all arm pairs", "this run has a single arm")
-    pairs = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
-    everything = len(pairs)
+    everything = len(data[["a", "b"]].drop_duplicates())
     if everything > MOST_PAIRS:
         data = _from(data, "dereason")
-        pairs = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
+    pairs = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
     seeds = data.groupby(["a", "b"])["seeds"].min()
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 0.7 + 0.16 * len(pairs)), sharey=True)
     for axis, (table, title) in zip(axes, TITLES.items(), strict=True):

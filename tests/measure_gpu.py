@@ -17,6 +17,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import measure_memory
+
 from dereason_utils import disk, memory_model, models, needs, paths, plan, profiles
 
 STAGES = ("03_sft", "04_grpo")
@@ -56,11 +58,7 @@ def make_policy(folder: Path, shape: memory_model.Shape) -> None:
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-    config = Qwen3Config(
-        hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim, intermediate_size=shape.intermediate,
-        vocab_size=shape.vocab, tie_word_embeddings=shape.tied, max_position_embeddings=32768,
-    )  # fmt: skip
+    config = Qwen3Config(**measure_memory.fields(shape), max_position_embeddings=32768)
     tokenizer = AutoTokenizer.from_pretrained(next(paths.base_policies().glob("nano-*")))
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     torch.manual_seed(0)
@@ -98,10 +96,9 @@ def problems_for(profile: profiles.Profile, tokenizer, count: int):
 
     from dereason_utils import prompts
 
-    room, style = profile.model.max_length - profile.grpo.max_completion, profile.model.prompt_style
-    sums = room
-    while len(prompts.tokenise_prompt("7 + " * sums + "1", tokenizer, style)) > room:
-        sums -= 1
+    limit = profile.grpo.max_completion
+    longer_and_longer = ["7 + " * sums + "1" for sums in range(1, profile.model.max_length - limit)]
+    sums = sum(prompts.fitting(longer_and_longer, tokenizer, profile.model, limit))
     return pd.DataFrame(
         {
             "id": f"p{i}",
@@ -181,6 +178,7 @@ def with_peak(name: str, run) -> dict:
 
 
 def speed(seconds: float, tokens: int) -> dict:
+    """Of one update: its seconds, and the tokens, padding included, that it went through in each."""
     return {"update_s": round(seconds, 2), "tokens_per_s": round(tokens / seconds)}
 
 

@@ -76,16 +76,20 @@ def resident(field: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
 
 
+def fields(shape: memory.Shape) -> dict:
+    """The shape as a config.json names it, which `memory_model.shape_from` reads."""
+    return {
+        "hidden_size": shape.hidden, "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim, "intermediate_size": shape.intermediate,
+        "vocab_size": shape.vocab, "tie_word_embeddings": shape.tied,
+    }  # fmt: skip
+
+
 def build(shape: memory.Shape, precision: str, rank: int | None):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim, intermediate_size=shape.intermediate,
-        vocab_size=shape.vocab, tie_word_embeddings=shape.tied, max_position_embeddings=4096, use_cache=False,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM(LlamaConfig(**fields(shape), max_position_embeddings=4096, use_cache=False))
     model = model.to(torch.float32 if precision == "float32" else torch.bfloat16)
     if rank is None:
         return model

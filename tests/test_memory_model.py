@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dereason_utils import memory_model as memory
-from dereason_utils import needs, paths, profiles
+from dereason_utils import needs, paths, profiles, prompts
 
 SMALL = memory.Shape(96, 3, 4, 2, 32, 160, 300, True)
 
@@ -108,17 +108,23 @@ def test_a_cards_measurement_keeps_the_presets_lengths_and_makes_whole_updates(p
     assert rl.max_completion == asked.grpo.max_completion
 
 
+def test_a_cards_prompts_leave_room_for_a_completion_and_for_no_further_number(tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(next(paths.base_policies().glob("nano-*")))
+    profile = measure_gpu.settings_of("24gb", tmp_path)
+    question = measure_gpu.problems_for(profile, tokenizer, 2)["question"].iloc[1]
+    longer = "7 + " + question
+    asked = prompts.fitting([question, longer], tokenizer, profile.model, profile.grpo.max_completion)
+    assert asked == [True, False]
+
+
 def test_the_committed_measurements_of_a_card_are_of_todays_plan():
     table = pd.read_csv(measure_gpu.TABLE)
     for row in table.itertuples():
-        parts = needs._update(
-            profiles.load("single_gpu", {"preset": row.preset}),
-            memory.QWEN3_4B,
-            needs.precision_of(profiles.load("single_gpu", {"preset": row.preset}).model, gpu=True),
-            needs.Machine(needs.CARDS[-1], 1, 0, gpu=True),
-            row.rows,
-            row.length,
-        )
+        profile = profiles.load("single_gpu", {"preset": row.preset})
+        assert (row.rows, row.length) == measure_gpu.rows_and_length(profile, row.stage)
+        parts = measure_gpu.predicted(profile, row.stage, needs.Machine(needs.CARDS[-1], 1, 0, gpu=True))
         assert sum(parts.values()) / measure_gpu.GB == pytest.approx(row.predicted_gb, abs=0.001)
 
 
