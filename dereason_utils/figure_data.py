@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from dereason_utils import manifest, measures, stats, tables
+from dereason_utils import comparisons, manifest, measures, stats, tables
 from dereason_utils.results import Results
 from dereason_utils.split import ARMS, sft_of
 
@@ -138,7 +138,7 @@ def gains_by_steps(read: Results) -> pd.DataFrame:
     for stage, after, before in STAGES:
         if {after, before} <= set(read.arms):
             for steps, part in items.groupby("steps"):
-                gain = tables.gain(part.assign(benchmark="one"), after, before, f"steps {steps}")
+                gain = comparisons.gain(part.assign(benchmark="one"), after, before, f"steps {steps}")
                 rows.append((stage, after, before, steps, gain["difference"], gain["low"], gain["high"]))
     return pd.DataFrame(rows, columns=["stage", "a", "b", "steps", "accuracy", "low", "high"]).round(2)
 

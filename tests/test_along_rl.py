@@ -3,7 +3,7 @@
 import pytest
 import synthetic_results
 
-from dereason_utils import claims, figure_data, figures, measures, profiles, results
+from dereason_utils import claims, figure_data, figures, measures, profiles, results, verdicts
 
 ARMS = [f"sft_rl_score_{score}" for score in range(1, 6)]
 LOOKS = {arm: [0.5, 0.4, 0.2] if arm[-1] in "123" else [0.5, 0.5, 0.55] for arm in ARMS}
@@ -36,10 +36,12 @@ def test_the_fall_is_the_first_look_minus_the_last(tmp_path, monkeypatch, seeds)
 
 def test_c11_asks_for_the_fall_and_says_when_it_was_not_measured(tmp_path, monkeypatch):
     read, profile = study(tmp_path / "with", monkeypatch, LOOKS)
-    parts = claims.assess(read, profile)[1].set_index("id").loc["C11"]
+    parts = verdicts.assess(read, profile)[1].set_index("id").loc["C11"]
     assert len(parts) == 3 and parts["value"].tolist()[1:] == pytest.approx([30, -5])
     read, profile = study(tmp_path / "without", monkeypatch, {})
     assert figure_data.along_rl(read).empty
-    assert len(claims.assess(read, profile)[1].query("id == 'C11'")) == 1
+    assert len(verdicts.assess(read, profile)[1].query("id == 'C11'")) == 1
     (claim,) = [claim for claim in claims.CLAIMS if claim.id == "C11"]
-    assert "the fall along RL on score 1, 2 or 3" in claims._unmeasured(claim, claims._measured(claim, read))
+    assert "the fall along RL on score 1, 2 or 3" in verdicts._unmeasured(
+        claim, verdicts._measured(claim, read)
+    )

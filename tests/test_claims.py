@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import synthetic_results
 
-from dereason_utils import claims, measures, profiles, render, results, stats
+from dereason_utils import claims, measures, power, profiles, readme, render, results, stats, verdicts
 from dereason_utils.claims import CONTRADICTED, NOT_TESTABLE, SUPPORTED, UNDECIDED
 
 STRONG = {"sft_only": (0.5, 0.8), "random_split": (0.4, 0.75), "dereason": (0.95, 0.96), "base": (0.1, 0.6),
@@ -39,7 +39,7 @@ def test_the_papers_numbers_come_from_its_tables():
 def test_one_seed_decides_nothing_about_trained_arms(tmp_path, monkeypatch):
     arms = ("sft_only", "rl_only", "random_split", "dereason")
     read, profile = study(tmp_path, monkeypatch, arms, (0,), STRONG)
-    ledger, parts = claims.assess(read, profile)
+    ledger, parts = verdicts.assess(read, profile)
     ledger = ledger.set_index("id")
     assert set(ledger["verdict"]) == {UNDECIDED, NOT_TESTABLE}
     assert ledger.loc["C5", "why"] == "1 training seed; the rule asks for 3"
@@ -52,7 +52,7 @@ def test_one_seed_decides_nothing_about_trained_arms(tmp_path, monkeypatch):
 def test_clear_effects_over_several_seeds_are_decided(tmp_path, monkeypatch):
     arms = ("sft_only", "rl_only", "random_split", "dereason")
     read, profile = study(tmp_path, monkeypatch, arms, (0, 1, 2), STRONG)
-    ledger, parts = claims.assess(read, profile)
+    ledger, parts = verdicts.assess(read, profile)
     ledger, numbers = ledger.set_index("id"), parts.set_index("id")
     assert ledger.loc[["C5", "C6"], "verdict"].tolist() == [SUPPORTED] * 2
     assert (
@@ -64,7 +64,7 @@ def test_clear_effects_over_several_seeds_are_decided(tmp_path, monkeypatch):
     assert numbers.loc["C5", "covers"] == stats.ALL_LEVELS and numbers.loc["C5", "detectable"] > 0
     swapped = read.items["arm"].replace({"dereason": "random_split", "random_split": "dereason"})
     other = results.Results(**{**vars(read), "items": read.items.assign(arm=swapped)})
-    assert claims.assess(other, profile)[0].set_index("id").loc["C5", "verdict"] == CONTRADICTED
+    assert verdicts.assess(other, profile)[0].set_index("id").loc["C5", "verdict"] == CONTRADICTED
 
 
 def found(value, se, part, seeds=5):
@@ -94,23 +94,23 @@ NO_GAIN = claims.Part("no gain", lambda read: [], smallest=0.5, gain=False)
     ],
 )
 def test_the_two_p_values_of_a_test(value, se, part, holds, fails):
-    chances = claims._chances([found(value, se, part)])
+    chances = verdicts._chances([found(value, se, part)])
     assert (chances[0] < 0.05, chances[1] < 0.05) == (holds, fails)
 
 
 def test_all_tests_of_a_claim_must_hold_and_one_that_fails_is_enough():
     good, bad, vague = found(3, 0.3, GAIN), found(-3, 0.3, GAIN), found(0.3, 1, GAIN)
-    holds, fails = claims._chances([good, vague])
+    holds, fails = verdicts._chances([good, vague])
     assert holds > 0.05 and fails > 0.05
-    holds, fails = claims._chances([good, bad])
-    assert holds > 0.95 and fails == pytest.approx(2 * claims._chances([bad])[1])
+    holds, fails = verdicts._chances([good, bad])
+    assert holds > 0.95 and fails == pytest.approx(2 * verdicts._chances([bad])[1])
 
 
 def test_a_claim_of_which_a_part_is_untested_is_at_most_undecided():
     claim = next(claim for claim in claims.CLAIMS if claim.id == "C12")
-    verdict, why = claims._verdict("", claim.untested, (0.001, 1.0), None, claim)
+    verdict, why = verdicts._verdict("", claim.untested, (0.001, 1.0), None, claim)
     assert verdict == UNDECIDED and "plateau" in why
-    assert claims._verdict("", claim.untested, (1.0, 0.001), None, claim)[0] == CONTRADICTED
+    assert verdicts._verdict("", claim.untested, (1.0, 0.001), None, claim)[0] == CONTRADICTED
 
 
 def test_no_difference_is_rarely_called_a_difference():
@@ -120,8 +120,8 @@ def test_no_difference_is_rarely_called_a_difference():
         generator = np.random.default_rng([11, i])
         pairs = []
         for _ in range(8):
-            each = claims.power.over_seeds(generator.normal(0, 1, 5))
-            pairs.append(claims._chances([(GAIN, "x", each)])[0])
+            each = power.over_seeds(generator.normal(0, 1, 5))
+            pairs.append(verdicts._chances([(GAIN, "x", each)])[0])
         corrected = stats.holm([p for chance in pairs for p in (chance, 1.0)])[::2]
         wrong += min(corrected) < claims.ALPHA
     assert wrong / 300 <= 0.07
@@ -140,7 +140,7 @@ def test_benchmarks_at_the_floor_are_left_out(tmp_path, monkeypatch):
 
 def test_the_ledger_is_written_in_three_formats_and_into_the_readme(tmp_path, monkeypatch):
     read, profile = study(tmp_path / "r", monkeypatch, ("base", "sft_only", "rl_only"), (0,), test_size=60)
-    ledger, parts = claims.assess(read, profile)
+    ledger, parts = verdicts.assess(read, profile)
     folder = tmp_path / "results" / "cpu" / "06_figures"
     names = render.write_claims(folder, ledger, parts, "cpu")
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
@@ -149,8 +149,7 @@ def test_the_ledger_is_written_in_three_formats_and_into_the_readme(tmp_path, mo
         text = (folder / name).read_text()
         assert all(f"{id_}" in text for id_ in ledger["id"]) and "at the scale of profile cpu alone" in text
     assert '<a href="figure10.png">' in (folder / "claims.html").read_text()
-    block = render.claims_block([folder])
+    block = readme.claims_block([folder])
     counts = ledger["verdict"].value_counts()
-    assert block.startswith(render.CLAIMS_BEGIN) and block.endswith(render.CLAIMS_END)
     assert f"{counts[NOT_TESTABLE]} {NOT_TESTABLE}" in block and all(f"{i}: " in block for i in ledger["id"])
     assert not any(math.isnan(x) for x in ledger["seeds"])

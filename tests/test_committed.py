@@ -6,16 +6,17 @@ import pandas as pd
 import pytest
 
 from dereason_utils import (
-    claims,
+    comparisons,
     disk,
     figure_data,
     manifest,
     paths,
     profiles,
-    render,
+    readme,
     report,
     results,
     tables,
+    verdicts,
 )
 from dereason_utils.verify import extract_answer
 
@@ -42,10 +43,10 @@ def made_of(profile):
     [
         ("table1", lambda read: tables.main_table(read, "table1")),
         ("table2", lambda read: tables.main_table(read, "table2")),
-        ("differences", tables.differences),
-        ("effects", tables.effects),
-        ("effects_on_these_families", tables.effects_on_these_families),
-        ("side_by_side", tables.side_by_side),
+        ("differences", comparisons.differences),
+        ("effects", comparisons.effects),
+        ("effects_on_these_families", comparisons.effects_on_these_families),
+        ("side_by_side", comparisons.side_by_side),
         ("variances", tables.variances),
         ("scorings", tables.scorings),
         ("pass_at_k", tables.pass_and_majority),
@@ -75,7 +76,7 @@ def test_every_committed_table_is_what_the_results_give(read, name, make):
 
 @needs_results
 def test_the_committed_ledger_is_what_the_results_give(read):
-    ledger, parts = claims.assess(read, profiles.load(read.profile, made_of(read.profile)))
+    ledger, parts = verdicts.assess(read, profiles.load(read.profile, made_of(read.profile)))
     for name, table in (("claims", ledger), ("claim_parts", parts)):
         shown = pd.read_csv(
             COMMITTED / read.profile / "06_figures" / f"{name}.csv", dtype={"seeds needed": str}
@@ -95,11 +96,11 @@ def test_a_committed_report_is_what_the_tables_give():
 
 @needs_results
 def test_readme_shows_what_the_table_holds():
-    readme = paths.REPO / "README.md"
-    named = re.findall(r"\*\*Profile `(\w+)`: Table 1", readme.read_text(encoding="utf-8"))
+    path = paths.REPO / "README.md"
+    named = re.findall(r"\*\*Profile `(\w+)`: Table 1", path.read_text(encoding="utf-8"))
     assert "cpu" in named
     tables = [paths.REPO / "results" / name / "06_figures" / "table1.csv" for name in named]
-    assert render.readme_is_current(readme, tables)
+    assert readme.is_current(path, tables)
 
 
 @needs_results

@@ -10,7 +10,7 @@ import pytest
 import synthetic_results
 from matplotlib.image import imread
 
-from dereason_utils import disk, figure_data, figures, manifest, paths, plotting, results, tables
+from dereason_utils import comparisons, disk, figure_data, figures, manifest, paths, plotting, results
 from dereason_utils.split import ARMS
 
 
@@ -39,7 +39,7 @@ def drawn(read):
             lambda data: figures.by_score(data, "mean reward"),
             figure_data.by_score(read, "reward"),
         ),
-        "figure10": (figures.figure10, tables.effects(read)),
+        "figure10": (figures.figure10, comparisons.effects(read)),
         "figure11": (figures.figure11, figure_data.gains_by_steps(read)),
         "figure12": (figures.figure12, figure_data.pass_at_k_around_rl(read)),
         "figure13": (figures.figure13, figure_data.cost(read)),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dereason_utils import doctor, needs, plan, profiles, workflow
+from dereason_utils import doctor, needs, paths, plan, profiles, workflow
 from dereason_utils import memory_model as memory
 from dereason_utils.errors import InputError
 
@@ -247,3 +247,29 @@ def test_a_second_card_halves_the_hours_of_training():
     # 6 operations a parameter and token (LoRA, blocks computed again) at the assumed share of the card's speed.
     speed = needs.CARDS[1].operations * needs.TRAINING_SHARE
     assert one * 3600 == pytest.approx(6 * memory.QWEN3_4B.parameters * need.trained / speed)
+
+
+@pytest.mark.parametrize(
+    ("begin", "name", "memory_gb", "preset"),
+    [
+        ("| 24gb ", "single_gpu", 24, "24gb"),
+        ("| 48gb ", "single_gpu", 48, "48gb"),
+        ("| 80gb ", "single_gpu", 80, "80gb"),
+        ("| `paper`, 8 x", "paper", 80, None),
+    ],
+)
+def test_the_readme_shows_what_the_plan_says(begin, name, memory_gb, preset):
+    text = (paths.REPO / "README.md").read_text(encoding="utf-8")
+    [line] = [line for line in text.splitlines() if line.startswith(begin)]
+    profile = profiles.load(name, {"preset": preset} if preset else {})
+    machine = plan.machine_for(profile, memory_gb)
+    made = plan.table(profile, needs.needs(profile, machine), machine, 0).set_index("stage")
+    most, hours = made["GB"].astype(float), made["hours"]
+    answering, training = ["01_score", "02_split"], ["03_sft", "04_grpo"]
+    told = hours[answering].sum(), *hours[[*training, "05_eval"]], hours.sum()
+    shown = [
+        f"{most[training].max():.1f} / {most[answering].max():.1f}",
+        *(f"{number:.1f}" for number in told),
+        f"{plan.disk_need(profile, gpu=True) / GB:.0f}",
+    ]
+    assert [cell.strip().removesuffix(" a card") for cell in line.split("|")[2:-1]] == shown

@@ -8,7 +8,18 @@ import pandas as pd
 import pytest
 import synthetic_results
 
-from dereason_utils import figure_data, manifest, measures, paths, render, results, sources, stats, tables
+from dereason_utils import (
+    comparisons,
+    figure_data,
+    manifest,
+    measures,
+    paths,
+    render,
+    results,
+    sources,
+    stats,
+    tables,
+)
 from dereason_utils.errors import InputError
 
 ARM_NAMES = list(synthetic_results.SKILL)
@@ -111,12 +122,12 @@ def test_order_line_sorts_by_value(table1):
 
 
 def test_differences_are_paired_and_corrected(read):
-    found = tables.differences(read).set_index(["a", "b", "scope"])
+    found = comparisons.differences(read).set_index(["a", "b", "scope"])
     a, _ = results.cube(read.items[read.items["benchmark"] == "mini_stem hard"], "dereason")
     b, _ = results.cube(read.items[read.items["benchmark"] == "mini_stem hard"], "sft_only")
     row = found.loc[("dereason", "sft_only", "mini_stem hard")]
     assert row["difference"] == pytest.approx(100 * (a.mean() - b.mean()), abs=0.006)
-    assert {(x, y) for x, y, _ in found.index} == set(tables.PAIRS)
+    assert {(x, y) for x, y, _ in found.index} == set(comparisons.PAIRS)
     assert (found["p_holm"] >= found["p"]).all()
     average = found.xs("Avg. general", level="scope")
     assert average["p_holm"].tolist() == pytest.approx(stats.holm(average["p"].tolist()), abs=2e-4)
@@ -210,7 +221,7 @@ def test_plain_display_of_every_small_table(read):
         tables.by_group(read, "subject"),
         tables.by_group(read, "steps"),
         tables.pass_and_majority(read),
-        tables.differences(read),
+        comparisons.differences(read),
         tables.training_slopes(read),
     ):
         shown = render.plain_display(table)
@@ -219,10 +230,10 @@ def test_plain_display_of_every_small_table(read):
 
 
 def test_reported_effects_stand_beside_ours(read):
-    table = tables.side_by_side(read).set_index(["a", "b", "table", "corpus"])
+    table = comparisons.side_by_side(read).set_index(["a", "b", "table", "corpus"])
     row = table.loc[("dereason", "random_split", "general", "WebInstruct-verified")]
     ours = (
-        tables.differences(read)
+        comparisons.differences(read)
         .set_index(["a", "b", "scope"])
         .loc[("dereason", "random_split", "Avg. general")]
     )
@@ -239,7 +250,7 @@ def test_reported_effects_stand_beside_ours(read):
 
 
 def test_every_pair_of_arms_is_compared_once(read, two_seeds):
-    pairs = tables.effects(read).query("table == 'general'")
+    pairs = comparisons.effects(read).query("table == 'general'")
     assert len({frozenset(pair) for pair in zip(pairs["a"], pairs["b"], strict=True)}) == len(pairs) == 10
     assert pairs["p_holm"].tolist() == pytest.approx(stats.holm(pairs["p"].tolist()), abs=2e-3)
     assert tables.variances(read).empty
@@ -248,34 +259,13 @@ def test_every_pair_of_arms_is_compared_once(read, two_seeds):
 
 
 def test_effects_on_these_families_resample_questions_and_not_families(read, two_seeds):
-    narrow, wide = tables.effects_on_these_families(read), tables.effects(read)
+    narrow, wide = comparisons.effects_on_these_families(read), comparisons.effects(read)
     assert set(narrow["a"]) == {"dereason"} and len(narrow) == 2 * (len(read.arms) - 1)
     assert (narrow["groups"] == narrow["questions"]).all() and (wide["groups"] < wide["questions"]).any()
     both = narrow.merge(wide, on=["a", "b", "scope"])
     assert len(both) and (both["difference_x"] == both["difference_y"]).all()
     assert (both["high_x"] - both["low_x"] != both["high_y"] - both["low_y"]).any()
-    assert tables.effects_on_these_families(two_seeds).empty  # which lacks dereason
-
-
-def readme(tmp_path):
-    path = tmp_path / "README.md"
-    path.write_text(f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nafter\n")
-    return path
-
-
-def test_the_readme_shows_table1(tmp_path, table1):
-    csv, path = tmp_path / "results" / "06_figures" / "table1.csv", readme(tmp_path)
-    csv.parent.mkdir(parents=True)
-    table1.to_csv(csv, index=False)
-    assert not render.readme_is_current(path, [csv])
-    render.render_readme(path, [csv])
-    text = path.read_text()
-    assert text.startswith("# Title\n\n") and text.endswith("\n\nafter\n") and "old" not in text
-    assert render.readme_is_current(path, [csv])
-    row = table1.set_index("arm").loc["dereason"]
-    assert f"{row['Avg.']:.1f} [{row['Avg. low']:.1f}, {row['Avg. high']:.1f}]" in text
-    path.write_text(text.replace(f"{row['Avg.']:.1f} [", f"{row['Avg.'] + 1:.1f} ["))
-    assert not render.readme_is_current(path, [csv])
+    assert comparisons.effects_on_these_families(two_seeds).empty  # which lacks dereason
 
 
 def draw(tmp_path, monkeypatch, profile, arms, **sizes):
@@ -330,20 +320,6 @@ def test_a_run_on_the_papers_benchmarks_is_drawn_beside_the_papers_numbers(tmp_p
     assert pd.read_csv(step.folder / "by_steps.csv").empty
 
 
-def test_the_readme_says_whether_the_reward_rose(tmp_path):
-    path = tmp_path / "training_slopes.csv"
-    assert render.learning_line(path) == []
-    path.write_text(
-        "arm,seed,curve,slope,low,high,p,steps,first_quarter,last_quarter\n"
-        "rl_only,0,reward,0.00183,-0.0001,0.0036,0.04,24,0.0026,0.0364\n"
-        "rl_only,0,entropy,-0.1,-0.2,0.1,0.4,24,2.0,1.0\n"
-    )
-    [line] = render.learning_line(path)
-    assert line.endswith(
-        ": RL only 0.003 to 0.036 (slope +0.0018 per step, 95% interval -0.0001 to +0.0036)."
-    )
-
-
 def test_arms_with_fewer_seeds_are_named_under_the_table(table1):
     assert not any(line.startswith("Only") for line in render.notes(table1, "table1"))
     few = table1["arm"] == "dereason"
@@ -351,74 +327,6 @@ def test_arms_with_fewer_seeds_are_named_under_the_table(table1):
     table.loc[few, ["seeds", "covers"]] = 1, "questions and samples"
     [line] = [line for line in render.notes(table, "table1") if line.startswith("Only")]
     assert line == "Only 1 training seed, brackets over questions and samples: SFT on easy + RL on hard."
-
-
-def test_the_training_reward_of_several_seeds_is_one_line(tmp_path):
-    path = tmp_path / "training_slopes.csv"
-    path.write_text(
-        "arm,seed,curve,slope,low,high,p,steps,first_quarter,last_quarter\n"
-        "rl_only,0,reward,0.002,0.001,0.003,0.01,24,0.1,0.3\n"
-        "rl_only,1,reward,0.001,-0.001,0.003,0.3,24,0.2,0.2\n"
-    )
-    [line] = render.learning_line(path)
-    assert line.endswith(
-        ": RL only 0.150 to 0.250 (slope +0.0015 per step, its 95% interval above 0 in 1 of 2 seeds)."
-    )
-
-
-def test_the_readme_shows_the_ledger_where_it_has_its_markers(tmp_path, table1):
-    csv, path = tmp_path / "results" / "cpu" / "06_figures" / "table1.csv", readme(tmp_path)
-    csv.parent.mkdir(parents=True)
-    table1.to_csv(csv, index=False)
-    path.write_text(path.read_text() + f"{render.CLAIMS_BEGIN}\nstale\n{render.CLAIMS_END}\nend\n")
-    with pytest.raises(InputError, match="claims.csv is missing"):
-        render.render_readme(path, [csv])
-    ledger = {
-        "id": ["C5"],
-        "claim": ["It is better"],
-        "ours": ["+1 points"],
-        "verdict": ["undecided"],
-        "why": ["one seed"],
-    }
-    pd.DataFrame(ledger).to_csv(csv.with_name("claims.csv"), index=False)
-    assert not render.readme_is_current(path, [csv])
-    render.render_readme(path, [csv])
-    text = path.read_text()
-    assert render.readme_is_current(path, [csv]) and "stale" not in text and text.endswith("\nend\n")
-    assert "C5: It is better" in text and "1 undecided" in text
-    path.write_text(text.replace("**undecided**", "**supported**"))
-    assert not render.readme_is_current(path, [csv])
-
-
-def test_the_readme_sets_profiles_side_by_side(tmp_path, table1):
-    path, csvs = readme(tmp_path), []
-    path.write_text(path.read_text() + f"{render.CLAIMS_BEGIN}\nstale\n{render.CLAIMS_END}\nend\n")
-    for profile, verdict in (("nano", "supported"), ("cpu", "undecided")):
-        csvs.append(tmp_path / "results" / profile / "06_figures" / "table1.csv")
-        csvs[-1].parent.mkdir(parents=True)
-        table1.to_csv(csvs[-1], index=False)
-        ledger = pd.DataFrame(
-            [{"id": "C5", "claim": "It is better", "ours": "+1 points", "verdict": verdict, "why": "so"}]
-        )
-        ledger.to_csv(csvs[-1].with_name("claims.csv"), index=False)
-    render.render_readme(path, csvs)
-    text = path.read_text()
-    assert text.index("**Profile `nano`: Table 1") < text.index("**Profile `cpu`: Table 1")
-    [row] = [line for line in text.splitlines() if line.startswith("| C5")]
-    assert row.index("**supported**: so<br>+1") < row.index("**undecided**: so<br>+1")
-    assert render.readme_is_current(path, csvs) and not render.readme_is_current(path, csvs[::-1])
-
-
-def test_the_readme_command(tmp_path, folder, table1, capsys):
-    path = readme(tmp_path)
-    assert render.main([str(path)]) == 2 and "run 06_figures" in capsys.readouterr().err
-    csv = paths.step_dir("cpu", "06_figures") / "table1.csv"
-    csv.parent.mkdir(exist_ok=True)
-    table1.to_csv(csv, index=False)
-    assert render.main([str(path), "--check"]) == 2 and "differs" in capsys.readouterr().err
-    assert render.main([str(path)]) == 0 and render.main([str(path), "--check"]) == 0
-    (tmp_path / "bare.md").write_text("no markers")
-    assert render.main([str(tmp_path / "bare.md")]) == 2 and "must hold the line" in capsys.readouterr().err
 
 
 def test_missing_and_foreign_results_are_named(folder, tmp_path, monkeypatch):
@@ -482,7 +390,7 @@ def test_each_arm_has_its_own_seeds_and_the_base_model_stands_under_each(uneven)
 
 
 def test_arms_are_paired_by_the_seeds_that_both_have(uneven):
-    found = tables.differences(uneven, [("dereason", "reversed"), ("dereason", "sft_only")])
+    found = comparisons.differences(uneven, [("dereason", "reversed"), ("dereason", "sft_only")])
     assert found.groupby("b")["seeds"].unique().map(list).to_dict() == {"reversed": [2], "sft_only": [3]}
     row = found[(found["b"] == "reversed") & (found["scope"] == "mini_stem easy")].iloc[0]
     items = uneven.items[(uneven.items["benchmark"] == "mini_stem easy") & (uneven.items["seed"] < 2)]

@@ -172,14 +172,14 @@ def tables(value, folder):
     sys.path.insert(0, str(paths.REPO / "tests"))
     import synthetic_results as synthetic
 
-    from dereason_utils import results, tables
+    from dereason_utils import comparisons, results, tables
 
     os.environ["DEREASON_RESULTS"] = str(folder)
     synthetic.write(arms=("base", "sft_only"), test_size=value, gym_size=24)
     read = results.load("cpu", ("base", "sft_only"), (0,))
     for name in ("table1", "table2"):
         tables.main_table(read, name)
-    tables.differences(read)
+    comparisons.differences(read)
     tables.pass_and_majority(read)
 
 
