@@ -142,6 +142,15 @@ def effects_on_these_families(read: Results) -> pd.DataFrame:
     return differences(read, pairs, averages_only=True, unit="item_id")
 
 
+def of(pairs: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """Of a table of differences the rows with `arm`, all as `arm` minus the other."""
+    turned = pairs[pairs["b"] == arm]
+    turned = turned.assign(
+        a=arm, b=turned["a"], difference=-turned["difference"], low=-turned["high"], high=-turned["low"]
+    )
+    return pd.concat([pairs[pairs["a"] == arm], turned])
+
+
 def gain(items: pd.DataFrame, after: str, before: str, name: str) -> dict:
     """One paired difference in points on the given questions: difference, low, high."""
     estimate = _difference(items, after, before, name)

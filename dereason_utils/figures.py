@@ -1,4 +1,4 @@
-"""Figures 1 to 6 in the paper's sense, and three more: each takes a table of `figure_data`, returns a figure.
+"""Figures 1 to 6 in the paper's sense, and seven more: each takes a table of `figure_data`, returns a figure.
 
 data = figure_data.training_curve(read, "reward")
 plotting.save(figures.figure3(data), folder, "figure3", data, plotting.Provenance.of(read))
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from dereason_utils import comparisons
 from dereason_utils.figure_data import STARTS
 from dereason_utils.plotting import (
     GREY,
@@ -243,7 +244,7 @@ def figure10(data: pd.DataFrame) -> Figure:
         return not_run("Effects of all arm pairs", "this run has a single arm")
     everything = len(data[["a", "b"]].drop_duplicates())
     if everything > MOST_PAIRS:
-        data = _from(data, "dereason")
+        data = comparisons.of(data, "dereason")
     pairs = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
     seeds = data.groupby(["a", "b"])["seeds"].min()
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 0.7 + 0.16 * len(pairs)), sharey=True)
@@ -267,15 +268,6 @@ def figure10(data: pd.DataFrame) -> Figure:
     rest = f"\nall {everything} pairs: effects.csv" if len(pairs) < everything else ""
     axes[1].set_xlabel(axes[1].get_xlabel() + f"\n(grey: not below 0.05 after Holm){rest}")
     return figure
-
-
-def _from(effects: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """Of the pairs those with `arm`, all as `arm` minus the other."""
-    turned = effects[effects["b"] == arm]
-    turned = turned.assign(
-        a=arm, b=turned["a"], difference=-turned["difference"], low=-turned["high"], high=-turned["low"]
-    )
-    return pd.concat([effects[effects["a"] == arm], turned])
 
 
 @styled
@@ -333,17 +325,10 @@ def figure13(data: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.6), sharey=True)
     data, more = main_arms(data)
     known = data["core_hours"].notna().all()
+    tokens, hours = (data["sft_tokens"] + data["rl_tokens"]) / 1e3, data["core_hours" if known else "hours"]
     sides = (
-        (
-            axes[0],
-            (data["sft_tokens"] + data["rl_tokens"]) / 1e3,
-            "thousand tokens: SFT's with loss, RL's sampled",
-        ),
-        (
-            axes[1],
-            data["core_hours" if known else "hours"],
-            "core-hours of training" if known else "hours of training",
-        ),
+        (axes[0], tokens, "thousand tokens: SFT's with loss, RL's sampled"),
+        (axes[1], hours, "core-hours of training" if known else "hours of training"),
     )
     data = data.sort_values("accuracy")
     line = 0.065 * data["high"].max()  # a label's height in points of accuracy

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import disk, paths, profiles, results
+from dereason_utils import comparisons, disk, paths, profiles, results
 from dereason_utils.claims import ALPHA, CONTRADICTED, SUPPORTED
 from dereason_utils.errors import InputError
 from dereason_utils.render import cost_line, display, notes, read_csv, to_markdown, verdict_line
@@ -136,13 +136,8 @@ def _apart(effects: pd.DataFrame) -> str:
 
 def _of_dereason(effects: pd.DataFrame) -> dict:
     """Other trained arm -> the row of dereason minus it, on the general average."""
-    rows = effects[effects["scope"] == GENERAL]
-    turned = rows.assign(
-        a=rows["b"], b=rows["a"], difference=-rows["difference"], low=-rows["high"], high=-rows["low"]
-    )
-    both = pd.concat([rows, turned])
-    own = both[(both["a"] == "dereason") & (both["b"] != "base")]
-    return {row.b: row for row in own.itertuples()}
+    own = comparisons.of(effects[effects["scope"] == GENERAL], "dereason")
+    return {row.b: row for row in own.itertuples() if row.b != "base"}
 
 
 def _beside(wide: dict, narrow: dict) -> str:
