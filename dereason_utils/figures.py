@@ -32,6 +32,7 @@ from dereason_utils.plotting import (
     short,
     styled,
 )
+from dereason_utils.results import ONE_SCORE
 
 MOST_PAIRS = 30  # more do not fit on a page
 TITLES = {"general": "General benchmarks", "mathematics": "Mathematics"}
@@ -130,12 +131,14 @@ def figure5(data: pd.DataFrame) -> Figure:
 
 @styled
 def figure6(data: pd.DataFrame | None) -> Figure:
-    """Benchmark accuracy of RL checkpoints; None = not run.
+    """Benchmark accuracy of RL checkpoints, of RL on one score each where that was run; None = not run.
 
     data: columns start ('from SFT' or 'from base'), arm, step, accuracy, low, high.
     """
     if data is None or data.empty:
         return not_run("Accuracy along RL", "the policy is not evaluated along RL at this profile")
+    alone = data[data["arm"].isin(ONE_SCORE)]
+    data, more = (data, "") if alone.empty else (alone, "\n(other arms in the CSV file)")
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.5), sharey=True)
     for axis, start in zip(axes, STARTS, strict=True):
         part = data[data["start"] == start]
@@ -144,6 +147,7 @@ def figure6(data: pd.DataFrame | None) -> Figure:
             axis.plot(x, line["accuracy"], color=look(arm)[0], lw=0.9)
             points(axis, x, line, arm)
         _finish_panel(axis, part, start)
+        axis.set_xlabel(axis.get_xlabel() + more)
     axes[0].set_ylabel("accuracy in %, 95% interval")
     from_zero(axes[0])
     for axis, start in zip(axes, STARTS, strict=True):

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy import stats as distributions
 
 from dereason_utils import disk, manifest
-from dereason_utils.results import Results
+from dereason_utils.results import ONE_SCORE, Results
 
 STYLE = Path(__file__).with_name("dereason.mplstyle")
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.8  # inches
@@ -54,6 +54,12 @@ _SHORT = {
     "filtered_teacher": "Right answers only",
     "sft_only_updates": "SFT only, as many updates",
     "sft_only_tokens": "SFT only, as many tokens",
+}
+_SHORT |= {arm: f"{'SFT, ' * arm.startswith('sft')}RL score {score}" for arm, score in ONE_SCORE.items()}
+_SHORT |= {
+    f"{method}_1_in_{part}": f"{method.upper()} 1 in {part}"
+    for method in ("sft", "rl")
+    for part in (2, 4, 8, 16)
 }
 
 
@@ -245,6 +251,8 @@ def look(arm: str) -> tuple[str, str]:
     """(colour, marker) of an arm."""
     if arm in _LOOKS:
         return _LOOKS[arm]
+    if arm in ONE_SCORE:
+        return shade(ONE_SCORE[arm]), "o"
     place = sum(arm.encode())
     return PALETTE[place % len(PALETTE)], "oXp*hd<>"[place % 8]
 

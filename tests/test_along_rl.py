@@ -1,5 +1,6 @@
 """Figure 6 and claim C11: accuracy on held-out problems along RL."""
 
+import pandas as pd
 import pytest
 import synthetic_results
 
@@ -25,6 +26,16 @@ def test_figure_6_shows_the_accuracies_along_rl_with_intervals(tmp_path, monkeyp
     figure = figures.figure6(data)
     lines = [list(line.get_ydata()) for axis in figure.axes for line in axis.get_lines()]
     assert [50, 40, 20] in lines
+
+
+def test_figure_6_leaves_other_arms_to_the_csv_file_where_each_score_was_run(tmp_path, monkeypatch):
+    read, _ = study(tmp_path, monkeypatch, LOOKS)
+    data = figure_data.along_rl(read)
+    other = data[data["arm"] == ARMS[0]].assign(arm="dereason", accuracy=99.0, high=99.5)
+    figure = figures.figure6(pd.concat([other, data]))
+    heights = [y for axis in figure.axes for line in axis.get_lines() for y in line.get_ydata()]
+    assert 99.0 not in heights and "other arms in the CSV file" in figure.axes[0].get_xlabel()
+    assert [99.0] * 3 in [list(line.get_ydata()) for line in figures.figure6(other).axes[0].get_lines()]
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import synthetic_results
 
-from dereason_utils import claims, measures, power, profiles, readme, render, results, stats, verdicts
+from dereason_utils import claims, measures, paths, power, profiles, readme, render, results, stats, verdicts
 from dereason_utils.claims import CONTRADICTED, NOT_TESTABLE, SUPPORTED, UNDECIDED
 
 STRONG = {"sft_only": (0.5, 0.8), "random_split": (0.4, 0.75), "dereason": (0.95, 0.96), "base": (0.1, 0.6),
@@ -141,7 +141,7 @@ def test_benchmarks_at_the_floor_are_left_out(tmp_path, monkeypatch):
 def test_the_ledger_is_written_in_three_formats_and_into_the_readme(tmp_path, monkeypatch):
     read, profile = study(tmp_path / "r", monkeypatch, ("base", "sft_only", "rl_only"), (0,), test_size=60)
     ledger, parts = verdicts.assess(read, profile)
-    folder = tmp_path / "results" / "cpu" / "06_figures"
+    folder = paths.step_dir("cpu", "06_figures")
     names = render.write_claims(folder, ledger, parts, "cpu")
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     pd.testing.assert_frame_equal(pd.read_csv(folder / "claims.csv"), ledger, check_dtype=False)
@@ -149,7 +149,7 @@ def test_the_ledger_is_written_in_three_formats_and_into_the_readme(tmp_path, mo
         text = (folder / name).read_text()
         assert all(f"{id_}" in text for id_ in ledger["id"]) and "at the scale of profile cpu alone" in text
     assert '<a href="figure10.png">' in (folder / "claims.html").read_text()
-    block = readme.claims_block([folder])
+    block = readme.ledger("cpu")
     counts = ledger["verdict"].value_counts()
     assert f"{counts[NOT_TESTABLE]} {NOT_TESTABLE}" in block and all(f"{i}: " in block for i in ledger["id"])
     assert not any(math.isnan(x) for x in ledger["seeds"])

@@ -1,7 +1,5 @@
 """What is committed agrees with itself: README, tables, per-item files, and the checker of today."""
 
-import re
-
 import pandas as pd
 import pytest
 
@@ -95,12 +93,8 @@ def test_a_committed_report_is_what_the_tables_give():
 
 
 @needs_results
-def test_readme_shows_what_the_table_holds():
-    path = paths.REPO / "README.md"
-    named = re.findall(r"\*\*Profile `(\w+)`: Table 1", path.read_text(encoding="utf-8"))
-    assert "cpu" in named
-    tables = [paths.REPO / "results" / name / "06_figures" / "table1.csv" for name in named]
-    assert readme.is_current(path, tables)
+def test_the_readme_shows_what_the_tables_hold():
+    assert readme.is_current(paths.REPO / "README.md")
 
 
 @needs_results

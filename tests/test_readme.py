@@ -31,25 +31,64 @@ def table1(read):
     return tables.main_table(read, "table1")
 
 
-def marked(tmp_path):
+@pytest.fixture
+def drawn(tmp_path, monkeypatch, read, table1):
+    """06_figures of two profiles, as far as the README needs it."""
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path / "results"))
+    made = {
+        "table1": table1,
+        "effects": comparisons.effects(read),
+        "effects_on_these_families": comparisons.effects_on_these_families(read),
+    }
+    for profile, verdict in (("nano", "contradicted"), ("cpu", "undecided")):
+        where = paths.step_dir(profile, "06_figures")
+        where.mkdir(parents=True)
+        rows = [
+            {"id": "C5", "claim": "It is better", "verdict": verdict, "why": "so", "ours": "Avg. -2 points"},
+            {"id": "C6", "claim": "It is best", "verdict": "undecided", "why": "as yet", "ours": "0"},
+        ]
+        for name, table in (made | {"claims": pd.DataFrame(rows)}).items():
+            table.to_csv(where / f"{name}.csv", index=False)
+    return paths.step_dir("nano", "06_figures")
+
+
+def marked(tmp_path, *parts):
     path = tmp_path / "README.md"
-    path.write_text(f"# Title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nafter\n")
+    lines = [f"{readme.BEGIN.format(part)}\nold\n{readme.END.format(part)}\n\n" for part in parts]
+    path.write_text("# Title\n\n" + "".join(lines) + "after\n")
     return path
 
 
-def test_the_readme_shows_table1(tmp_path, table1):
-    csv, path = tmp_path / "results" / "06_figures" / "table1.csv", marked(tmp_path)
-    csv.parent.mkdir(parents=True)
-    table1.to_csv(csv, index=False)
-    assert not readme.is_current(path, [csv])
-    readme.write(path, [csv])
+@pytest.mark.parametrize(
+    "part", ["table1 of cpu", "findings of nano", "effects of cpu", "claims of cpu", "claims of nano, cpu"]
+)
+def test_each_part_stands_between_its_own_markers(tmp_path, drawn, part):
+    path = marked(tmp_path, part)
+    assert not readme.is_current(path)
+    readme.write(path)
     text = path.read_text()
-    assert text.startswith("# Title\n\n") and text.endswith("\n\nafter\n") and "old" not in text
-    assert readme.is_current(path, [csv])
+    assert text.startswith(f"# Title\n\n{readme.BEGIN.format(part)}\n") and "\nold\n" not in text
+    assert text.endswith(f"\n{readme.END.format(part)}\n\nafter\n") and readme.is_current(path)
+    path.write_text(text.replace(readme.END.format(part), ""))
+    with pytest.raises(InputError, match=f"{part}:end"):
+        readme.write(path)
+
+
+def test_several_parts_stand_in_one_readme(tmp_path, drawn):
+    path = marked(tmp_path, "table1 of cpu", "findings of nano")
+    readme.write(path)
+    assert readme.table1("cpu") in path.read_text() and readme.findings("nano") in path.read_text()
+
+
+def test_table1_holds_the_tables_numbers(tmp_path, drawn, table1):
+    path = marked(tmp_path, "table1 of nano")
+    readme.write(path)
+    text = path.read_text()
     row = table1.set_index("arm").loc["dereason"]
     assert f"{row['Avg.']:.1f} [{row['Avg. low']:.1f}, {row['Avg. high']:.1f}]" in text
+    assert "**Profile `nano`: Table 1" in text and "left no manifests" in text
     path.write_text(text.replace(f"{row['Avg.']:.1f} [", f"{row['Avg.'] + 1:.1f} ["))
-    assert not readme.is_current(path, [csv])
+    assert not readme.is_current(path)
 
 
 def test_the_readme_says_whether_the_reward_rose(tmp_path):
@@ -79,122 +118,58 @@ def test_the_training_reward_of_several_seeds_is_one_line(tmp_path):
     )
 
 
-def test_the_readme_shows_the_ledger_where_it_has_its_markers(tmp_path, table1):
-    csv, path = tmp_path / "results" / "cpu" / "06_figures" / "table1.csv", marked(tmp_path)
-    csv.parent.mkdir(parents=True)
-    table1.to_csv(csv, index=False)
-    path.write_text(path.read_text() + f"{readme.CLAIMS_BEGIN}\nstale\n{readme.CLAIMS_END}\nend\n")
-    with pytest.raises(InputError, match="claims.csv is missing"):
-        readme.write(path, [csv])
-    ledger = {
-        "id": ["C5"],
-        "claim": ["It is better"],
-        "ours": ["+1 points"],
-        "verdict": ["undecided"],
-        "why": ["one seed"],
-    }
-    pd.DataFrame(ledger).to_csv(csv.with_name("claims.csv"), index=False)
-    assert not readme.is_current(path, [csv])
-    readme.write(path, [csv])
-    text = path.read_text()
-    assert readme.is_current(path, [csv]) and "stale" not in text and text.endswith("\nend\n")
-    assert "C5: It is better" in text and "1 undecided" in text
-    path.write_text(text.replace("**undecided**", "**supported**"))
-    assert not readme.is_current(path, [csv])
+def test_the_ledger_sets_profiles_side_by_side(drawn):
+    text = readme.ledger("nano", "cpu")
+    assert "profile `nano`: 1 contradicted, 1 undecided." in text and "profile `cpu`: 2 undecided." in text
+    [row] = [line for line in text.splitlines() if line.startswith("| C5: It is better")]
+    assert row.index("**contradicted**: so<br>Avg.") < row.index("**undecided**: so<br>Avg.")
 
 
-def test_the_readme_sets_profiles_side_by_side(tmp_path, table1):
-    path, csvs = marked(tmp_path), []
-    path.write_text(path.read_text() + f"{readme.CLAIMS_BEGIN}\nstale\n{readme.CLAIMS_END}\nend\n")
-    for profile, verdict in (("nano", "supported"), ("cpu", "undecided")):
-        csvs.append(tmp_path / "results" / profile / "06_figures" / "table1.csv")
-        csvs[-1].parent.mkdir(parents=True)
-        table1.to_csv(csvs[-1], index=False)
-        ledger = pd.DataFrame(
-            [{"id": "C5", "claim": "It is better", "ours": "+1 points", "verdict": verdict, "why": "so"}]
-        )
-        ledger.to_csv(csvs[-1].with_name("claims.csv"), index=False)
-    readme.write(path, csvs)
-    text = path.read_text()
-    assert text.index("**Profile `nano`: Table 1") < text.index("**Profile `cpu`: Table 1")
-    [row] = [line for line in text.splitlines() if line.startswith("| C5")]
-    assert row.index("**supported**: so<br>+1") < row.index("**undecided**: so<br>+1")
-    assert readme.is_current(path, csvs) and not readme.is_current(path, csvs[::-1])
-
-
-def test_the_readme_command(tmp_path, folder, table1, capsys):
-    path = marked(tmp_path)
-    assert readme.main([str(path)]) == 2 and "run 06_figures" in capsys.readouterr().err
-    csv = paths.step_dir("cpu", "06_figures") / "table1.csv"
-    csv.parent.mkdir(exist_ok=True)
-    table1.to_csv(csv, index=False)
-    assert readme.main([str(path), "--check"]) == 2 and "differs" in capsys.readouterr().err
+def test_the_readme_command(tmp_path, drawn, capsys):
+    path = marked(tmp_path, "claims of nano")
+    assert readme.main([str(path), "--check"]) == 2 and "not what the results" in capsys.readouterr().err
     assert readme.main([str(path)]) == 0 and readme.main([str(path), "--check"]) == 0
-    (tmp_path / "bare.md").write_text("no markers")
-    assert readme.main([str(tmp_path / "bare.md")]) == 2 and "must hold the line" in capsys.readouterr().err
+    (drawn / "claims.csv").unlink()
+    assert readme.main([str(path)]) == 2 and "run 06_figures" in capsys.readouterr().err
+    path.write_text("no markers")
+    assert readme.main([str(path)]) == 2 and "holds no line such as" in capsys.readouterr().err
 
 
-@pytest.fixture
-def drawn(tmp_path, monkeypatch, read, table1):
-    """06_figures of a profile, as far as its findings need it."""
-    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path / "results"))
-    where = paths.step_dir("nano", "06_figures")
-    where.mkdir(parents=True)
-    effects = comparisons.effects(read)
-    narrow = comparisons.effects_on_these_families(read)
-    ledger = {"id": ["C5", "C6"], "verdict": ["contradicted", "undecided"], "ours": ["Avg. -2 points", "0"]}
-    made = {"table1": table1, "effects": effects, "effects_on_these_families": narrow, "claims": ledger}
-    for name, table in made.items():
-        pd.DataFrame(table).to_csv(where / f"{name}.csv", index=False)
-    return where
-
-
-def test_findings_name_seeds_decided_claims_and_dereason_beside_every_other_arm(drawn):
-    text = readme.findings(drawn, registered=20)
+def test_findings_name_seeds_and_decided_claims(drawn):
+    text = readme.findings("nano")
     assert text.startswith("- Training seeds, of 20 in the profile: 1 for 5 arms.")
     assert "Claims decided: C5 contradicted (Avg. -2 points)." in text
-    table = pd.read_csv(drawn / "effects.csv").query("scope == 'Avg. general'")
-    [row] = table[(table["a"] == "dereason") & (table["b"] == "sft_only")].itertuples()
-    [shown] = [line for line in text.splitlines() if line.startswith("| SFT only ")]
-    assert f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" in shown
-    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
-    assert rows[2:] == ["RL only", "SFT only", "SFT then random RL"]
-
-
-def test_an_effect_is_turned_when_dereason_comes_second(drawn):
-    before = readme.findings(drawn, 1)
-    table = pd.read_csv(drawn / "effects.csv")
-    turned = table.assign(
-        a=table["b"], b=table["a"], difference=-table["difference"], low=-table["high"], high=-table["low"]
-    )
-    turned.to_csv(drawn / "effects.csv", index=False)
-    assert readme.findings(drawn, 1).split("\n\n")[1] == before.split("\n\n")[1]
+    assert "Claims decided: none." in readme.findings("cpu")
 
 
 def test_pairs_that_stay_apart_are_named(drawn):
     table = pd.read_csv(drawn / "effects.csv").assign(p_holm=1.0)
     table.to_csv(drawn / "effects.csv", index=False)
-    assert "Of 6 pairs of trained arms none stay apart" in readme.findings(drawn, 1)
+    assert "Of 6 pairs of trained arms none stay apart" in readme.findings("nano")
     table.loc[(table["a"] == "dereason") & (table["b"] == "rl_only"), "p_holm"] = 0.01
     table.to_csv(drawn / "effects.csv", index=False)
     assert (
         "1 stays apart on the general average after Holm's correction: SFT on easy + RL on hard minus RL only "
-        in readme.findings(drawn, 1)
+        in readme.findings("nano")
     )
 
 
-def test_findings_stand_between_their_own_markers(drawn, tmp_path):
-    begin, end = readme.FINDINGS_BEGIN.format("nano"), readme.FINDINGS_END.format("nano")
-    path, csv = marked(tmp_path), drawn / "table1.csv"
-    path.write_text(path.read_text() + f"{begin}\nstale\n{end}\nlast\n")
-    assert not readme.is_current(path, [csv])
-    readme.write(path, [csv])
-    text = path.read_text()
-    assert readme.is_current(path, [csv]) and "stale" not in text and text.endswith(f"{end}\nlast\n")
-    assert readme.findings(drawn, 20) in text
-    path.write_text(text.replace(end, ""))
-    with pytest.raises(InputError, match="findings of nano:end"):
-        readme.write(path, [csv])
+def test_effects_show_dereason_beside_every_other_trained_arm(drawn):
+    text = readme.effects("nano")
+    table = pd.read_csv(drawn / "effects.csv").query("scope == 'Avg. general'")
+    [row] = table[(table["a"] == "dereason") & (table["b"] == "sft_only")].itertuples()
+    [shown] = [line for line in text.splitlines() if line.startswith("| SFT only ")]
+    assert f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" in shown
+    assert [line.split("|")[1].strip() for line in text.splitlines()][2:] == [
+        "RL only",
+        "SFT only",
+        "SFT then random RL",
+    ]
+    turned = table.assign(
+        a=table["b"], b=table["a"], difference=-table["difference"], low=-table["high"], high=-table["low"]
+    )
+    turned.to_csv(drawn / "effects.csv", index=False)
+    assert readme.effects("nano") == text
 
 
 @pytest.mark.parametrize(
