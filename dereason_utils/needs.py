@@ -168,7 +168,7 @@ def _score(profile, shape, precision, machine, steps) -> Need:
         limit = judge.max_new_tokens
         parts = _own_sampler(shape, precision, machine, 64, prompt + limit)
         if judge.calibration_size:
-            tuning = _update(profile, shape, precision, machine, judge.batch_size, prompt + limit)
+            tuning = update(profile, shape, precision, machine, judge.batch_size, prompt + limit)
             parts = max(parts, tuning, key=lambda each: sum(each.values()))
         trained = judge.calibration_size * judge.epochs * (prompt + 20)
         rates = profile.pass_rate.samples * problems * COMPLETION_SHARE * profile.pass_rate.max_completion
@@ -201,7 +201,7 @@ def _instruct(stage, steps, settings, problems, section, machine) -> Need:
 def _sft(profile, shape, precision, machine, steps) -> Need:
     (prompt, longest), (answer, longest_answer) = _prompt(profile), _answer(profile)
     length = min(profile.model.max_length, longest + longest_answer)
-    parts = _update(profile, shape, precision, machine, profile.sft.micro_batch_size, length)
+    parts = update(profile, shape, precision, machine, profile.sft.micro_batch_size, length)
     selections = max((ARMS[arm].sft for arm in profile.arms), key=len)
     share = 1 if any(ARMS[arm].sft == ("all",) for arm in profile.arms) else EASY_SHARE * len(selections)
     trained = _problems(profile) * share * profile.sft.epochs * (prompt + answer)
@@ -212,7 +212,7 @@ def _grpo(profile, shape, precision, machine, steps) -> Need:
     settings, (prompt, longest) = profile.grpo, _prompt(profile)
     rows = settings.prompts_per_step * settings.group_size
     mean = COMPLETION_SHARE * settings.max_completion
-    parts = _update(
+    parts = update(
         profile, shape, precision, machine, settings.micro_batch_size, longest + settings.max_completion
     )
     if settings.kl_weight and profile.model.full_finetuning:
@@ -273,7 +273,7 @@ def _completions(profile) -> int:
     return total
 
 
-def _update(profile, shape, precision, machine, rows, length) -> dict[str, float]:
+def update(profile, shape, precision, machine, rows, length) -> dict[str, float]:
     """Parts of a training step: on a GPU with checkpoints of the blocks, which wait in the host's memory."""
     how = {"checkpointed": True, "offloaded": True} if machine.gpu else {"explicit_length": length}
     at_once = LOGIT_TOKENS if machine.gpu else 256  # grpo.HEAD_CHUNK, and TRL's chunk in SFT

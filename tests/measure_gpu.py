@@ -48,7 +48,7 @@ def rows_and_length(profile: profiles.Profile, stage: str) -> tuple[int, int]:
 def predicted(profile: profiles.Profile, stage: str, machine: needs.Machine) -> dict[str, float]:
     """Bytes, by part."""
     precision = needs.precision_of(profile.model, machine.gpu)
-    return needs._update(
+    return needs.update(
         profile, needs.shape_of(profile.model.name), precision, machine, *rows_and_length(profile, stage)
     )
 
