@@ -110,24 +110,24 @@ def sft_curve(read: Results) -> pd.DataFrame:
 
 
 def by_score(read: Results, column: str) -> pd.DataFrame:
-    """Figures 3 and 4 as the paper draws them, a line per score: columns start, score, training, step, value, smoothed.
+    """Figures 3 and 4 as the paper draws them, a line per score: columns start, training, seed, score, step, value, smoothed.
 
-    column: 'reward' or 'tokens', a mean over a step's rollouts and the seeds. As in the paper from trainings on one score
-    each (rl_score_1 ...), where they were run; else from one training on all scores, its problems taken apart.
+    column: 'reward' or 'tokens', a mean over a step's rollouts. As in the paper from trainings on one score each
+    (rl_score_1 ...), where they were run; else from one training on all scores, its problems taken apart.
     """
-    parts = []
+    names, parts = ["start", "training", "seed", "score", "step", "value", "smoothed"], []
     for start, single, pooled in zip(
         STARTS, ("sft_rl_score", "rl_score"), ("random_split", "rl_only"), strict=True
     ):
         alone = [f"{single}_{score}" for score in range(1, 6) if f"{single}_{score}" in read.arms]
         for arm in alone or [pooled] * (pooled in read.arms):
-            rows = pd.concat([measures.rollouts(read, arm, seed) for seed in read.seeds_of(arm)])
-            curves = rows.groupby(["score", "step"])[column].mean().rename("value").reset_index()
-            smooth = (
-                curves.groupby("score")["value"].rolling(SMOOTHED_OVER, center=True, min_periods=1).mean()
-            )
-            parts.append(curves.assign(start=start, training=arm, smoothed=smooth.to_numpy()))
-    names = ["start", "score", "training", "step", "value", "smoothed"]
+            for seed in read.seeds_of(arm):
+                rows = measures.rollouts(read, arm, seed)
+                curves = rows.groupby(["score", "step"])[column].mean().rename("value").reset_index()
+                smooth = (
+                    curves.groupby("score")["value"].rolling(SMOOTHED_OVER, center=True, min_periods=1).mean()
+                )
+                parts.append(curves.assign(start=start, training=arm, seed=seed, smoothed=smooth.to_numpy()))
     return _joined(parts, names)[names].round(6)
 
 

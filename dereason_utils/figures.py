@@ -35,6 +35,7 @@ from dereason_utils.plotting import (
 from dereason_utils.results import ONE_SCORE
 
 MOST_PAIRS = 30  # more do not fit on a page
+MEANS = "\n(mean over seeds and its 95% interval)"
 TITLES = {"general": "General benchmarks", "mathematics": "Mathematics"}
 
 
@@ -216,25 +217,25 @@ def figure9(data: pd.DataFrame) -> Figure:
 
 @styled
 def by_score(data: pd.DataFrame, ylabel: str) -> Figure:
-    """Figures 3 and 4 as the paper draws them: a line per score, from SFT and from the base model."""
+    """Figures 3 and 4 as the paper draws them: a line per score, from SFT and from the base model.
+
+    Of several seeds the mean of the running means, with its interval.
+    """
     if data.empty:
-        return not_run(
-            ylabel.capitalize() + " per score", "no arm of this run has RL on problems of all scores"
-        )
+        return not_run(f"{ylabel.capitalize()} per score", "no arm has RL on problems of all scores")
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.5), sharey=True)
-    scores = sorted(data["score"].unique())
     for axis, start in zip(axes, STARTS, strict=True):
         part = data[data["start"] == start]
-        for score in scores:
-            line = part[part["score"] == score]
-            axis.plot(line["step"], line["smoothed"], color=shade(score))
+        means = [curve(axis, line, ["smoothed"], shade(score)) for score, line in part.groupby("score")]
         pooled = len(part) > 0 and part["training"].nunique() == 1
         _finish_panel(axis, part, start + ", one training on all scores" * pooled)
+        axis.set_xlabel(axis.get_xlabel() + MEANS * any(means))
     axes[0].set_ylabel(f"{ylabel}, running mean")
     axes[0].set_ylim(bottom=0)
     for axis, start in zip(axes, STARTS, strict=True):
-        last = data[data["start"] == start].groupby("score")["smoothed"].last()
-        label_ends(axis, [(y, f"score {score}", shade(score)) for score, y in last.items()])
+        last = data[data["start"] == start].groupby(["score", "seed"])["smoothed"].last()
+        ends = last.groupby("score").mean().items()
+        label_ends(axis, [(y, f"score {score}", shade(score)) for score, y in ends])
     return figure
 
 
@@ -374,8 +375,7 @@ def _curves(
             for arm, line in part.groupby("arm", sort=False)
         ]
         _finish_panel(axis, part, start)
-        band = "\n(mean over seeds and its 95% interval)" if any(means) else ""
-        axis.set_xlabel(axis.get_xlabel() + band + more)
+        axis.set_xlabel(axis.get_xlabel() + MEANS * any(means) + more)
     axes[0].set_ylabel(ylabel)
     if log:
         axes[0].set_yscale("log")
