@@ -85,7 +85,7 @@ def curve(read: Results, column: str, quarter: str, weights: Mapping[str, float]
 def shortening(read: Results, arm: str) -> Found:
     """By how many percent of the first quarter's length an arm's responses get shorter under RL."""
     first, last = (_quarters(read, arm, "response_length", which) for which in ("first", "last"))
-    return [(results.label(arm), _of_seeds(100 * (first - last) / first))]
+    return [(f"{results.label(arm)}: shorter by", _of_seeds(100 * (first - last) / first))]
 
 
 def hard_minus_easy_length(read: Results, arm: str, threshold: int) -> Found:
@@ -98,7 +98,7 @@ def hard_minus_easy_length(read: Results, arm: str, threshold: int) -> Found:
         if len(means) < 2:
             return []
         gaps[seed] = 100 * (means[True] / means[False] - 1)
-    return [(results.label(arm), _of_seeds(pd.Series(gaps)))]
+    return [(f"{results.label(arm)}: hard longer by", _of_seeds(pd.Series(gaps)))]
 
 
 def held_out(rows: pd.DataFrame, name: str) -> Estimate:
