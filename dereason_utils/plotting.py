@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy import stats as distributions
 
 from dereason_utils import disk, manifest
-from dereason_utils.results import ONE_SCORE, Results
+from dereason_utils.results import LABELS, ONE_SCORE, Results
 
 STYLE = Path(__file__).with_name("dereason.mplstyle")
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.8  # inches
@@ -56,11 +56,7 @@ _SHORT = {
     "sft_only_tokens": "SFT only, as many tokens",
 }
 _SHORT |= {arm: f"{'SFT, ' * arm.startswith('sft')}RL score {score}" for arm, score in ONE_SCORE.items()}
-_SHORT |= {
-    f"{method}_1_in_{part}": f"{method.upper()} 1 in {part}"
-    for method in ("sft", "rl")
-    for part in (2, 4, 8, 16)
-}
+_SHORT |= {arm: label.replace("on 1 problem in", "1 in") for arm, label in LABELS.items() if "_1_in_" in arm}
 
 
 @dataclass(frozen=True)

@@ -129,12 +129,13 @@ def side_by_side_display(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[["a", "b", "scope", "table", "corpus"]].copy()
     shown["a"], shown["b"] = table["a"].map(results.label), table["b"].map(results.label)
     shown["paper"] = table["reported"].map("{:+.1f}".format)
-    shown["ours"] = _with_interval(table, "difference", "low", "high")
-    shown["ours minus paper's"] = _with_interval(table, "apart", "apart_low", "apart_high")
+    shown["ours"] = with_interval(table, "difference", "low", "high")
+    shown["ours minus paper's"] = with_interval(table, "apart", "apart_low", "apart_high")
     return shown.assign(**{"compatible?": table["compatible"]})
 
 
-def _with_interval(table: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
+def with_interval(table: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
+    """A cell for each row: a signed value and its interval, with one decimal."""
     columns = zip(table[value], table[low], table[high], strict=True)
     return [f"{middle:+.1f} [{bottom:+.1f}, {top:+.1f}]" for middle, bottom, top in columns]
 

@@ -32,18 +32,13 @@ LABELS = {
     "sft_only_updates": "SFT only, DeReason's updates",
     "sft_only_tokens": "SFT only, DeReason's tokens",
 }
-for _part in (2, 4, 8, 16):
-    LABELS |= {
-        f"sft_1_in_{_part}": f"SFT on 1 problem in {_part}",
-        f"rl_1_in_{_part}": f"RL on 1 problem in {_part}",
-    }
-for _score in range(1, 6):
-    LABELS |= {
-        f"rl_score_{_score}": f"RL on score {_score}",
-        f"sft_rl_score_{_score}": f"SFT on easy + RL on score {_score}",
-    }
+for _method, _part in (arm.split("_1_in_") for arm in ARMS if "_1_in_" in arm):
+    LABELS[f"{_method}_1_in_{_part}"] = f"{_method.upper()} on 1 problem in {_part}"
 # Arms with RL on one score alone (Figures 3, 4 and 6), and the score.
-ONE_SCORE = {f"{start}_score_{score}": score for start in ("rl", "sft_rl") for score in range(1, 6)}
+ONE_SCORE = {f"{start}_score_{score}": score for score in range(1, 6) for start in ("rl", "sft_rl")}
+LABELS |= {
+    arm: f"{'SFT on easy + ' * arm.startswith('sft')}RL on score {score}" for arm, score in ONE_SCORE.items()
+}
 VERDICTS = ("correct", "incorrect", "unscorable")
 ITEM_COLUMNS = (
     "benchmark",

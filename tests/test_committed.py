@@ -94,7 +94,9 @@ def test_a_committed_report_is_what_the_tables_give():
 
 @needs_results
 def test_the_readme_shows_what_the_tables_hold():
-    assert readme.is_current(paths.REPO / "README.md")
+    path = paths.REPO / "README.md"
+    assert readme.BEGIN.format("table1 of cpu") in path.read_text(encoding="utf-8")
+    assert readme.is_current(path)
 
 
 @needs_results

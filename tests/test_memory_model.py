@@ -71,7 +71,7 @@ def test_what_autograd_keeps_is_counted_to_a_few_percent(name, rank):
 def test_a_measured_peak_is_within_15_percent(case):
     """Cases of some hundred MB: oneDNN keeps about 20 MB of kernels for a model's bfloat16 products, on AMX more."""
     row = measure_memory.compare(case)
-    assert row["ratio"] == pytest.approx(1, abs=0.15), f"{row['measured_mb']} MB measured"
+    assert row["within_15_percent"], row["ratio"]
 
 
 def test_the_committed_measurements_are_of_todays_model():

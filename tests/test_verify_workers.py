@@ -133,9 +133,20 @@ def test_children_killed_at_any_moment_never_change_a_decided_verdict():
 
 
 def test_a_worker_killed_while_idle_costs_nothing():
-    """One: where several are, a job can meet two of them, and is then called incorrect (README.md, known defects)."""
     assert verify(*PAIR).verdict == "correct"
     os.kill(_worker_pids()[0], signal.SIGKILL)
+    time.sleep(0.1)
+    assert {verdict.verdict for verdict in verify_many(*zip(*[PAIR] * 8, strict=True))} == {"correct"}
+
+
+@pytest.mark.xfail(
+    strict=False,
+    reason="known defect (README.md): now and then a job meets two dead workers; not before nano is done",
+)
+def test_all_workers_killed_while_idle_cost_nothing():
+    assert verify(*PAIR).verdict == "correct"
+    for pid in _worker_pids():
+        os.kill(pid, signal.SIGKILL)
     time.sleep(0.1)
     assert {verdict.verdict for verdict in verify_many(*zip(*[PAIR] * 8, strict=True))} == {"correct"}
 
