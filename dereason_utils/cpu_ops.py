@@ -15,11 +15,19 @@ SCORES_AT_ONCE = 4_000_000  # of attention while training: 8 MB in bfloat16
 Adapter = tuple[torch.Tensor, torch.Tensor] | None
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether oneDNN has bfloat16 products for this processor: AVX-512 or later, not AVX2.
+
+    Without them torch takes ten times as long for a product as in float32.
+    """
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 class Packed:
     """Products with a frozen matrix [out, in]; in bfloat16 it is packed for the processor's kernel."""
 
     def __init__(self, weight: torch.Tensor):
-        self.is_packed = weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+        self.is_packed = weight.dtype == torch.bfloat16 and multiplies_bfloat16()
         self.weight = weight.detach()
         if self.is_packed:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous())

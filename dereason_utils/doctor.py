@@ -13,11 +13,11 @@ import subprocess
 import sys
 import sysconfig
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from dereason_utils import paths
+from dereason_utils import paths, processor
 from dereason_utils.errors import first_line
 
 PYTHONS = ((3, 11), (3, 14))  # from, below: pyproject.toml
@@ -80,14 +80,14 @@ def threads(used: int, cores: int) -> Finding:
     )
 
 
-def processor(flags: set[str]) -> Finding:
+def products(flags: Collection[str]) -> Finding:
     """flags: of /proc/cpuinfo."""
-    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512"}
-    found = [name for flag, name in names.items() if flag in flags]
-    if {"amx_bf16", "avx512_bf16"} & flags:
-        return Finding("ok", "processor", ", ".join(found))
-    return Finding("warning", "processor", f"no bfloat16 instructions ({', '.join(found) or 'no AVX-512'}): training on "
-                   "this CPU takes several times as long as the README says")  # fmt: skip
+    found = processor.kinds(flags)
+    if {"amx_bf16", "avx512_bf16"} & set(flags):
+        return Finding("ok", "processor", found[0])
+    precision = "" if "avx512f" in flags else ", in float32"
+    return Finding("warning", "processor", f"no bfloat16 instructions ({', '.join(found) or 'nor AVX2'}): training on "
+                   f"this CPU takes several times as long as the README says{precision}")  # fmt: skip
 
 
 def gpu(found: list[tuple[str, float]], cuda: str | None, usable: bool) -> Finding:
@@ -211,9 +211,7 @@ def findings(lock: str) -> Iterator[Finding]:
     header = Path(sysconfig.get_path("include")) / "Python.h"
     yield compiler(shutil.which("cc") is not None, header.exists())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    info = Path("/proc/cpuinfo")
-    flags = re.search(r"^flags\s*:(.*)$", info.read_text(), flags=re.MULTILINE) if info.exists() else None
-    yield processor(set(flags[1].split()) if flags else set())
+    yield products(processor.info()[1])
     yield from _of_torch(cores)
     yield space("memory", available_memory(), MEMORY_GB, "", "warning")
     results = paths.results_root()

@@ -29,7 +29,7 @@ from typing import IO
 
 import pydantic
 
-from dereason_utils import disk, paths, sources
+from dereason_utils import disk, paths, processor, sources
 from dereason_utils.errors import InputError
 
 FORMAT_VERSION = 1  # raised when the columns or the meaning of a result file change
@@ -68,6 +68,9 @@ class Manifest(pydantic.BaseModel):
     wall_s: float
     peak_memory_mb: float
     cores: int | None = None  # that the step could use; None: made before this was written down
+    processor: str | None = (
+        None  # its products' rounding depends on it; None: made before this was written down
+    )
     finished: datetime  # UTC
 
     @property
@@ -154,6 +157,7 @@ def finish(step: Step, inputs: Sequence[Manifest | Path | str] = (), outputs: Se
         wall_s=round(time.monotonic() - step.begun, 1),
         peak_memory_mb=round(peak_memory() / 2**20),
         cores=threads(),
+        processor=processor.described(*processor.info()),
         finished=datetime.now(UTC).replace(microsecond=0),
     )
     disk.write_text(step.folder / paths.MANIFEST, manifest.model_dump_json(indent=1) + "\n")

@@ -170,14 +170,17 @@ def load_policy(
     because vLLM and the next stage's fresh adapter want one set of 16-bit weights; 4-bit weights are for training.
     hardware: given where many completions are drawn. If vLLM is the sampler, a GPU then has it on the same weights, and
     a CPU has an engine beside the policy, which `generate.sample` hands the weights to.
+    A CPU without bfloat16 products computes in float32, from the same weights.
     """
     from unsloth import FastLanguageModel  # must come before trl, transformers and peft  # isort: skip
     import torch
     from transformers import set_seed
 
+    from dereason_utils import cpu_ops
     from dereason_utils import gpu as gpus
 
     gpu = torch.cuda.is_available()
+    bfloat16 = settings.bfloat16 and (gpu or cpu_ops.multiplies_bfloat16())
     engine = hardware is not None and hardware.sampler == "vllm" and not gpu
     if engine and hardware.server:
         raise InputError(
@@ -198,7 +201,7 @@ def load_policy(
         whole,
         max_seq_length=settings.max_length,
         # Full-parameter updates of a small learning rate vanish in bfloat16: such weights are kept in float32.
-        dtype=torch.bfloat16 if settings.bfloat16 and (not full or frozen) else torch.float32,
+        dtype=torch.bfloat16 if bfloat16 and (not full or frozen) else torch.float32,
         load_in_4bit=settings.load_in_4bit and not frozen,
         full_finetuning=full and not frozen,
         revision=None if gpu else settings.revision,

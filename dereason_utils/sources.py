@@ -1,10 +1,14 @@
 """Which code a stage runs, and its hash: so that a changed plot trains nothing again."""
 
 import ast
+import datetime
 import functools
 import hashlib
 import json
 from pathlib import Path
+
+import pydantic
+import yaml
 
 from dereason_utils import paths
 
@@ -25,13 +29,43 @@ PLUMBING = (
 )
 
 
+# Modules that were mended so that the results committed before stay what a new run would give; each with the hash that
+# it had then, why that is so and what was compared. Its next change, if it is another one, does away with its entry.
+SAME_RESULTS = Path(__file__).with_name("same_results.yaml")
+
+
+class SameResults(pydantic.BaseModel):
+    """A module whose code, of hash `code`, counts as that of hash `counts_as` for what a stage's results depend on."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    code: str
+    counts_as: str
+    changed: datetime.date
+    why: str
+
+
 def code_hash(stage: str) -> str:
     """Hash of the code that a stage runs: its notebook's cells and every module they import, near and far.
 
-    Comments, docstrings, layout, outputs and Markdown do not count: editing them trains nothing again.
+    Comments, docstrings, layout, outputs and Markdown do not count: editing them trains nothing again, nor does a
+    change that SAME_RESULTS lists.
     """
     files = [paths.notebook_path(stage), *modules(stage)]
-    return hashlib.sha256("".join(_code(path)[0] for path in files).encode()).hexdigest()
+    counts_as = {entry.code: entry.counts_as for entry in same_results().values()}
+    hashes = (module_hash(path) for path in files)
+    return hashlib.sha256("".join(counts_as.get(code, code) for code in hashes).encode()).hexdigest()
+
+
+def module_hash(path: Path) -> str:
+    return _code(path)[0]
+
+
+@functools.cache
+def same_results() -> dict[str, SameResults]:
+    """By the module's path below the package."""
+    listed = yaml.safe_load(SAME_RESULTS.read_text(encoding="utf-8")) or {}
+    return {module: SameResults.model_validate(entry) for module, entry in listed.items()}
 
 
 def modules(stage: str) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dereason_utils import disk, manifest, paths
+from dereason_utils import disk, manifest, paths, processor
 from dereason_utils.errors import InputError
 
 KEY = ("02_split", None, 0)
@@ -295,3 +295,12 @@ with disk.one_at_a_time(made.parent):
     ]
     assert sorted(one.communicate(timeout=60)[1].strip() for one in started) == ["", "found"]
     assert sorted(one.returncode for one in started) == [0, 1]
+
+
+def test_a_manifest_names_the_processor_with_its_kind_of_products():
+    assert (
+        processor.described("AMD EPYC", {"avx2", "avx512f", "avx512_bf16"})
+        == "AMD EPYC, AVX-512 with bfloat16"
+    )
+    assert processor.described("arm64", set()) == "arm64"
+    assert make_step().processor == processor.described(*processor.info())
