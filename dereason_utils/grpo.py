@@ -315,7 +315,8 @@ def sort_window(batches: list[dict], by_prompt: bool = False) -> list[dict]:
         prompt = torch.unique(joined["prompt_ids"], dim=0, return_inverse=True)[1]
         longest = torch.zeros_like(prompt).scatter_reduce_(0, prompt, length, "amax")[prompt]
         keys[1:1] = [prompt, longest]
-    order = torch.from_numpy(np.lexsort([key.cpu().numpy() for key in keys])).to(length.device)
+    # On the CPU, whose indices suit tensors of any device: some of a GPU's batches are on the CPU.
+    order = torch.from_numpy(np.lexsort([key.cpu().numpy() for key in keys]))
     out = []
     for i, batch in enumerate(batches):
         rows = order[i * size : (i + 1) * size]

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -102,6 +103,15 @@ def test_equal_rows_are_read(model):
 
 
 @pytest.mark.parametrize("start", [[], [60]])
+def test_weights_are_packed_only_for_a_processor_with_bfloat16_products(monkeypatch):
+    """Packing them for another is an error of oneDNN's."""
+    weight, x = torch.randn(16, 32, dtype=torch.bfloat16), torch.randn(4, 32, dtype=torch.bfloat16)
+    assert cpu_ops.Packed(weight).is_packed == cpu_ops.multiplies_bfloat16()
+    torch.testing.assert_close(cpu_ops.Packed(weight)(x), F.linear(x, weight))
+    monkeypatch.setattr(cpu_ops, "multiplies_bfloat16", lambda: False)
+    assert torch.equal(cpu_ops.Packed(weight)(x), F.linear(x, weight))
+
+
 def test_bfloat16_stays_near_float32_as_the_library_does(model, start):
     ids, mask = padded([row * 4 for row in ROWS] + [start * 9] * len(start))
     kept = mask[..., None]

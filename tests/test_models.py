@@ -7,8 +7,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import small_policy
+import torch
 
-from dereason_utils import disk, models, paths
+from dereason_utils import cpu_ops, disk, models, paths
 from dereason_utils.errors import InputError
 
 
@@ -92,3 +94,11 @@ def test_a_policy_that_is_being_made_keeps_nobody_from_another(tmp_path):
             capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "DEREASON_CACHE": str(tmp_path)},
         )  # fmt: skip
     assert done.stdout.split()[-1] == "tiny"
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_cpu_without_bfloat16_products_loads_the_policy_in_float32(supported, tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu_ops, "multiplies_bfloat16", lambda: supported)
+    own = small_policy.settings(small_policy.build(tmp_path / "policy"), bfloat16=True)
+    model, _ = models.load_policy(str(tmp_path / "policy"), own, 0, train=False)
+    assert model.dtype == (torch.bfloat16 if supported else torch.float32)

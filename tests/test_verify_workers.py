@@ -139,10 +139,6 @@ def test_a_worker_killed_while_idle_costs_nothing():
     assert {verdict.verdict for verdict in verify_many(*zip(*[PAIR] * 8, strict=True))} == {"correct"}
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known defect (README.md): now and then a job meets two dead workers; not before nano is done",
-)
 def test_all_workers_killed_while_idle_cost_nothing():
     assert verify(*PAIR).verdict == "correct"
     for pid in _worker_pids():

@@ -109,7 +109,8 @@ class _Pool:
         self.lock = threading.Lock()
 
     def ask(self, job: dict) -> tuple[bool, str]:
-        for _ in range(2):  # a worker that was killed or stopped from outside says nothing about the job
+        # A worker that was killed or stopped from outside says nothing about the job, and all may have been.
+        for _ in range(SIZE + 1):
             worker = self._borrow()
             try:
                 reply = worker.ask(job)
