@@ -102,7 +102,6 @@ def test_equal_rows_are_read(model):
         torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, plain)
 
 
-@pytest.mark.parametrize("start", [[], [60]])
 def test_weights_are_packed_only_for_a_processor_with_bfloat16_products(monkeypatch):
     """Packing them for another is an error of oneDNN's."""
     weight, x = torch.randn(16, 32, dtype=torch.bfloat16), torch.randn(4, 32, dtype=torch.bfloat16)
@@ -112,6 +111,7 @@ def test_weights_are_packed_only_for_a_processor_with_bfloat16_products(monkeypa
     assert torch.equal(cpu_ops.Packed(weight)(x), F.linear(x, weight))
 
 
+@pytest.mark.parametrize("start", [[], [60]])
 def test_bfloat16_stays_near_float32_as_the_library_does(model, start):
     ids, mask = padded([row * 4 for row in ROWS] + [start * 9] * len(start))
     kept = mask[..., None]
