@@ -83,7 +83,7 @@ def threads(used: int, cores: int) -> Finding:
 def products(flags: Collection[str]) -> Finding:
     """flags: of /proc/cpuinfo."""
     found = processor.kinds(flags)
-    if {"amx_bf16", "avx512_bf16"} & set(flags):
+    if processor.BFLOAT16 & set(flags):
         return Finding("ok", "processor", found[0])
     precision = "" if "avx512f" in flags else ", in float32"
     return Finding("warning", "processor", f"no bfloat16 instructions ({', '.join(found) or 'nor AVX2'}): training on "

@@ -68,9 +68,7 @@ class Manifest(pydantic.BaseModel):
     wall_s: float
     peak_memory_mb: float
     cores: int | None = None  # that the step could use; None: made before this was written down
-    processor: str | None = (
-        None  # its products' rounding depends on it; None: made before this was written down
-    )
+    processor: str | None = None  # decides how products round; None: made before this was written down
     finished: datetime  # UTC
 
     @property

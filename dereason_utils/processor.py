@@ -12,6 +12,7 @@ PRODUCTS = {
     "avx512f": "AVX-512",
     "avx2": "AVX2",
 }
+BFLOAT16 = {"amx_bf16", "avx512_bf16"}  # of these, instructions for bfloat16
 
 
 def info() -> tuple[str, frozenset[str]]:

@@ -45,7 +45,7 @@ def test_sft_settings_resolve_to_the_profile(name, preset, tmp_path):
         "weight_decay": settings.weight_decay, "max_grad_norm": settings.max_grad_norm, "max_length": None,
         "packing": False, "padding_free": False, "completion_only_loss": True, "loss_type": "chunked_nll",
         # Unsloth takes it back where the processor has no instructions for it; load_policy then loads float32 (test_models.py).
-        "bf16": bool({"amx_bf16", "avx512_bf16"} & processor.info()[1]),
+        "bf16": bool(processor.BFLOAT16 & processor.info()[1]),
         "eval_strategy": "steps", "max_steps": -1,
     }  # fmt: skip
     assert given["bf16"] and {key: getattr(config, key) for key in table} == table
