@@ -10,7 +10,7 @@
 # make test-contracts                                   the GPU's calls against the packages of its lock (350 MB)
 # make bench                                            this project beside plain TRL and the machine's ceiling (20 minutes)
 # make lab                                              JupyterLab with the right kernel
-# make figures [PROFILE=...]                            redraw from results/<profile>, no training
+# make figures [PROFILE=...]                            redraw from results/<profile>, of its seeds those that were run; no training
 # make push REPO=me/name [ARM=...] [SEED=0]             a policy, or without ARM the training sets, to a hub, with a card
 # make clean                                            remove all that git ignores: environment, models, checkpoints, caches
 
@@ -50,7 +50,7 @@ reproduce: setup
 		echo "papermill_runs/$(PROFILE) its executed notebooks.")
 
 figures: setup
-	@$(PY) -m dereason_utils.run 06_figures --profile $(PROFILE)
+	@$(PY) -m dereason_utils.run 06_figures --profile $(PROFILE) --so-far
 
 plan: setup
 	@$(PY) -m dereason_utils.plan --profile $(PROFILE) $(if $(PRESET),--preset $(PRESET)) \

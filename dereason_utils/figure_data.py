@@ -1,5 +1,6 @@
 """The numbers behind each figure, as tidy tables: exactly what is drawn and written beside each picture."""
 
+import numpy as np
 import pandas as pd
 
 from dereason_utils import comparisons, manifest, measures, stats, tables
@@ -7,6 +8,7 @@ from dereason_utils.results import Results
 from dereason_utils.split import ARMS, sft_of
 
 SMOOTHED_OVER = 5  # steps of the centred running mean
+LOSS_SMOOTHED_OVER = 9  # an SFT batch of few examples has a loss of its own
 STARTS = ("from SFT", "from base")
 # (what was added, the arm with it, the arm without it): pairs of arms that differ in one training stage alone.
 STAGES = (
@@ -104,9 +106,16 @@ def accuracy_by_steps(read: Results) -> pd.DataFrame:
 
 
 def sft_curve(read: Results) -> pd.DataFrame:
-    """SFT learning curves: columns arm, seed, step, loss, validation_loss (empty where not measured)."""
-    columns = ["arm", "seed", "step", "loss", "validation_loss"]
-    return read.sft.reindex(columns=columns).reset_index(drop=True)
+    """SFT learning curves: columns arm, seed, step, loss, smoothed (its centred running mean), validation_loss.
+
+    validation_loss is empty where it was not measured.
+    """
+    columns = ["arm", "seed", "step", "loss", "smoothed", "validation_loss"]
+    curves = read.sft.reindex(columns=columns).reset_index(drop=True)
+    for _, run in curves.groupby(["arm", "seed"]):
+        smooth = run["loss"].rolling(LOSS_SMOOTHED_OVER, center=True, min_periods=1).mean()
+        curves.loc[run.index, "smoothed"] = smooth.round(4)
+    return curves
 
 
 def by_score(read: Results, column: str) -> pd.DataFrame:
@@ -159,10 +168,11 @@ def pass_at_k_around_rl(read: Results) -> pd.DataFrame:
 
 
 def cost(read: Results) -> pd.DataFrame:
-    """What an arm's training cost beside what it reached on the general average, means over seeds.
+    """What an arm's training cost beside what it reached on the general average.
 
-    Columns arm, sft_tokens (that carry loss), rl_tokens (sampled), hours and core_hours (03_sft and 04_grpo, from the
-    manifests; core_hours is empty for steps made before they recorded their cores), accuracy, low, high (percent).
+    Columns arm, sft_tokens (that carry loss), rl_tokens (sampled), both means over seeds, hours and core_hours (03_sft and
+    04_grpo, from the manifests, medians over seeds, which may have run on processors of other speeds; core_hours is
+    empty for steps made before they recorded their cores), accuracy, low, high (percent).
     """
     ours = tables.main_table(read, "table1").set_index("arm")
     rows = []
@@ -172,12 +182,13 @@ def cost(read: Results) -> pd.DataFrame:
         tokens = {
             stage: sum(_tokens(read, s) for s in steps if s.stage == stage) for stage in ("03_sft", "04_grpo")
         }
-        hours = [step.wall_s / 3600 for step in steps]
-        cores = [step.cores for step in steps]
-        spent = sum(h * c for h, c in zip(hours, cores, strict=True)) if None not in cores else float("nan")
+        hours = [sum(s.wall_s for s in steps if s.seed == seed) / 3600 for seed in seeds]
+        spent = [
+            sum(s.wall_s * (s.cores or np.nan) for s in steps if s.seed == seed) / 3600 for seed in seeds
+        ]
         row = ours.loc[arm, [tables.AVERAGE, f"{tables.AVERAGE} low", f"{tables.AVERAGE} high"]]
-        totals = (tokens["03_sft"], tokens["04_grpo"], sum(hours), spent)
-        rows.append((arm, *(total / len(seeds) for total in totals), *row))
+        means = [tokens[stage] / len(seeds) for stage in ("03_sft", "04_grpo")]
+        rows.append((arm, *means, np.median(hours), np.median(spent), *row))
     names = ["arm", "sft_tokens", "rl_tokens", "hours", "core_hours", "accuracy", "low", "high"]
     return pd.DataFrame(rows, columns=names).round(3)
 

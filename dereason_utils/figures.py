@@ -1,7 +1,7 @@
 """Figures 1 to 6 in the paper's sense, and seven more: each takes a table of `figure_data`, returns a figure.
 
 data = figure_data.training_curve(read, "reward")
-plotting.save(figures.figure3(data), folder, "figure3", data, plotting.Provenance.of(read))
+plotting.save(figures.figure3(data), folder, "figure3", data, plotting.Provenance.of(read, profile))
 """
 
 import matplotlib.pyplot as plt
@@ -182,14 +182,14 @@ def figure7(data: pd.DataFrame) -> Figure:
 
 @styled
 def figure8(data: pd.DataFrame) -> Figure:
-    """SFT learning curves: training loss (line) and validation loss (points)."""
+    """SFT learning curves: running mean of the training loss (line) and validation loss (points)."""
     if data.empty:
         return not_run("SFT learning curves", "no arm of this run has an SFT stage")
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.4))
     data, more = main_arms(data)
     for arm, line in data.groupby("arm", sort=False):
         colour, marker = look(arm)
-        curve(axis, line, ["loss"], colour)
+        curve(axis, line, ["smoothed"], colour)
         measured = line.groupby("step")["validation_loss"].mean().dropna()
         axis.plot(
             measured.index,
@@ -201,11 +201,10 @@ def figure8(data: pd.DataFrame) -> Figure:
             markeredgecolor="white",
             markeredgewidth=0.5,
         )
-    axis.set(xlabel="SFT step" + more, ylabel="loss in nats per token")
-    axis.set_ylim(bottom=0)
+    legend = "\n(line: training, running mean; points: validation)"
+    axis.set(xlabel="SFT step" + legend + more, ylabel="loss in nats per token")
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    label_arms(axis, data, "loss")
-    remark(axis, "line: training\npoints: validation", right=True)
+    label_arms(axis, data, "smoothed")
     return figure
 
 

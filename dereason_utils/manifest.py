@@ -16,11 +16,12 @@ import json
 import os
 import platform
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -222,11 +223,19 @@ def label(stage: str, arm: str | None = None, seed: int | None = None) -> str:
     return " ".join([stage, *([arm] if arm else []), *([f"seed {seed}"] if seed is not None else [])])
 
 
-def command(profile: str, stage: str, arm: str | None = None, seed: int | None = None) -> str:
-    """The shell command that runs one step."""
+def command(
+    profile: str,
+    stage: str,
+    arm: str | None = None,
+    seed: int | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> str:
+    """The shell command that runs one step, with the values that it replaces in the profile."""
     parts = [f"python -m dereason_utils.run {stage} --profile {profile}"]
     parts += [f"--arm {arm}"] if arm is not None else []
     parts += [f"--seed {seed}"] if seed is not None else []
+    for name, value in (overrides or {}).items():
+        parts.append("-o " + shlex.quote(f"{name}={json.dumps(value, separators=(',', ':'))}"))
     return " ".join(parts)
 
 

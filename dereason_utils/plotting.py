@@ -15,7 +15,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from scipy import stats as distributions
 
-from dereason_utils import disk, manifest
+from dereason_utils import disk, manifest, profiles
+from dereason_utils.profiles import Profile
 from dereason_utils.results import LABELS, ONE_SCORE, Results
 
 STYLE = Path(__file__).with_name("dereason.mplstyle")
@@ -70,8 +71,9 @@ class Provenance:
     command: str
 
     @classmethod
-    def of(cls, read: Results) -> "Provenance":
-        command = manifest.command(read.profile, "06_figures")
+    def of(cls, read: Results, settings: Profile) -> "Provenance":
+        changed = profiles.replaced(settings, "06_figures")
+        command = manifest.command(read.profile, "06_figures", overrides=changed)
         return cls(read.profile, read.arms, read.seeds, read.commit, command)
 
     def line(self, data_hash: str) -> str:
@@ -249,6 +251,10 @@ def look(arm: str) -> tuple[str, str]:
         return _LOOKS[arm]
     if arm in ONE_SCORE:
         return shade(ONE_SCORE[arm]), "o"
+    if "_1_in_" in arm:  # the fewer problems, the lighter
+        whole, part = arm.split("_1_in_")
+        colour, marker = _LOOKS[f"{whole}_only"]
+        return to_hex(seaborn.blend_palette([colour, "#dddddd"], 8)[int(part).bit_length() - 1]), marker
     place = sum(arm.encode())
     return PALETTE[place % len(PALETTE)], "oXp*hd<>"[place % 8]
 

@@ -158,7 +158,7 @@ def claims_display(ledger: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def claims_remarks(profile: str) -> list[str]:
+def claims_remarks(ledger: pd.DataFrame, profile: str) -> list[str]:
     """What a reader must know to read the ledger."""
     return [
         f"The verdicts are evidence at the scale of profile {profile} alone: its policy, corpus and benchmarks.",
@@ -166,14 +166,14 @@ def claims_remarks(profile: str) -> list[str]:
             "Rules: dereason_utils/claims.py (RULES), fixed before the run; every test of a claim is written so that the claim "
             "predicts a positive number."
         ),
-        f"Command: {manifest.command(profile, '06_figures')}.",
+        f"Command: {ledger['command'].iloc[0]}.",
     ]
 
 
 def claims_html(ledger: pd.DataFrame, profile: str) -> str:
     """The ledger as a page, its figures linked."""
     shown = claims_display(ledger)
-    body = to_html(shown, f"Ledger of claims, profile {profile}", claims_remarks(profile))
+    body = to_html(shown, f"Ledger of claims, profile {profile}", claims_remarks(ledger, profile))
     body = body.replace("white-space:nowrap", "white-space:normal;vertical-align:top")
     for figure in sorted(set(ledger["figure"]) - {"–"}):
         ending = "html" if figure.startswith("table") else "png"
@@ -195,7 +195,7 @@ def claims_markdown(ledger: pd.DataFrame, figures: str) -> str:
 
 def write_claims(folder: Path, ledger: pd.DataFrame, parts: pd.DataFrame, profile: str) -> list[str]:
     """Write claims.csv, .md and .html and claim_parts.csv; returns the file names."""
-    remarks = "\n".join(f"- {line}" for line in claims_remarks(profile))
+    remarks = "\n".join(f"- {line}" for line in claims_remarks(ledger, profile))
     title = f"**Ledger of claims, profile {profile}**"
     disk.write_table(folder / "claims.csv", ledger)
     disk.write_table(folder / "claim_parts.csv", parts)

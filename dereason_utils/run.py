@@ -217,6 +217,9 @@ def main(arguments: list[str] | None = None) -> int:
         "-o", "--override", action="append", default=[], metavar="NAME=VALUE", help="e.g. grpo.steps=3"
     )
     parser.add_argument(
+        "--so-far", action="store_true", help="06_figures: of the profile's seeds those that were run"
+    )
+    parser.add_argument(
         "--with-parent", action="store_true", help="stop when the process that started this one is gone"
     )
     options = parser.parse_args(arguments)
@@ -228,7 +231,10 @@ def main(arguments: list[str] | None = None) -> int:
         key = workflow.StepKey(
             options.stage, options.arm, None if options.seed is None else int(options.seed)
         )
-        run_step(options.profile, key, parse_overrides(options.override))
+        overrides = parse_overrides(options.override)
+        if options.so_far:
+            overrides |= _seeds_so_far(options.profile, key, overrides)
+        run_step(options.profile, key, overrides)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -243,6 +249,20 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 130
     return 0
+
+
+def _seeds_so_far(
+    profile_name: str, key: workflow.StepKey, overrides: dict[str, object]
+) -> dict[str, object]:
+    """The overrides under which 06_figures draws the seeds that were run; says so where they are not all."""
+    if key.stage != "06_figures":
+        raise InputError("--so-far is for 06_figures: the other steps have one seed each.")
+    profile = profiles.load(profile_name, overrides)
+    found = workflow.so_far(profile)
+    if found:
+        words = ", ".join(f"{name} {value}" for name, value in found.items())
+        print(f"Of {len(profile.seeds)} seeds of profile {profile_name} those that were run: {words}.")
+    return found
 
 
 @contextmanager

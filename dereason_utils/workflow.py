@@ -3,6 +3,7 @@
 The Snakefile turns this into rules; the runner uses it to say how far a run is. Nothing here starts anything.
 """
 
+import itertools
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from dereason_utils import disk, manifest, paths, profiles, sources
 from dereason_utils.errors import InputError
-from dereason_utils.split import ARMS, MATCHED_TO, seeds_of, sft_of
+from dereason_utils.split import ARMS, MATCHED_TO, PAPER, seeds_of, sft_of
 
 
 class StepKey(NamedTuple):
@@ -175,6 +176,37 @@ def done(profile: profiles.Profile) -> set[StepKey]:
                 same = False
             found |= {key} if same else set()
     return found
+
+
+def so_far(profile: profiles.Profile) -> dict[str, object]:
+    """Overrides `seeds` and `other_seeds` under which every step was run; none where the profile is done.
+
+    So a study that goes on seed by seed can be drawn at any time: the first seeds that all of the paper's arms have, and of
+    them the first that the other arms have too. Raises InputError where no seed has all arms.
+    """
+    found = done(profile)
+
+    def in_a_row(arms: Collection[str]) -> int:
+        whole = (
+            all(
+                StepKey("05_eval", arm, seed) in found
+                for arm in arms
+                if seed in seeds_of(arm, profile.seeds, profile.other_seeds)
+            )
+            for seed in profile.seeds
+        )
+        return sum(itertools.takewhile(bool, whole))
+
+    papers = [arm for arm in profile.arms if arm in PAPER and trained(arm, profile.seeds[0])]
+    seeds = in_a_row(papers or profile.arms)
+    others = in_a_row([arm for arm in profile.arms if arm not in PAPER])
+    if not min(seeds, others):
+        raise InputError(
+            f"No seed of profile {profile.name} has all its arms yet: run one to the end "
+            f"(`make reproduce PROFILE={profile.name} SEED={profile.seeds[0]}`), or choose with -o 'arms=[...]'."
+        )
+    drawn = {"seeds": list(profile.seeds[:seeds])} if seeds < len(profile.seeds) else {}
+    return drawn | ({"other_seeds": others} if others < seeds else {})
 
 
 def seconds_left(profile: profiles.Profile, now: StepKey) -> float | None:

@@ -148,6 +148,12 @@ def test_the_ledger_is_written_in_three_formats_and_into_the_readme(tmp_path, mo
     for name in ("claims.md", "claims.html"):
         text = (folder / name).read_text()
         assert all(f"{id_}" in text for id_ in ledger["id"]) and "at the scale of profile cpu alone" in text
+    command = (
+        'python -m dereason_utils.run 06_figures --profile cpu -o \'arms=["base","sft_only","rl_only"]\''
+    )
+    assert (
+        set(ledger["command"]) == {command} and f"Command: {command}." in (folder / "claims.md").read_text()
+    )
     assert '<a href="figure10.png">' in (folder / "claims.html").read_text()
     block = readme.ledger("cpu")
     counts = ledger["verdict"].value_counts()

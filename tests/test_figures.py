@@ -1,5 +1,6 @@
 """Figures draw what their tables hold, say where it comes from and keep their size."""
 
+import shlex
 import subprocess
 import sys
 
@@ -10,8 +11,21 @@ import pytest
 import synthetic_results
 from matplotlib.image import imread
 
-from dereason_utils import comparisons, disk, figure_data, figures, manifest, paths, plotting, results
+from dereason_utils import (
+    comparisons,
+    disk,
+    figure_data,
+    figures,
+    manifest,
+    paths,
+    plotting,
+    profiles,
+    results,
+    run,
+)
 from dereason_utils.split import ARMS
+
+SETTINGS = profiles.load("cpu", {"arms": list(synthetic_results.SKILL), "seeds": [0, 1]})
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +73,7 @@ def test_each_figure_is_written_with_its_data_and_source(name, drawn, read, tmp_
     figure = draw(data)
     width = figure.get_size_inches()[0]
     assert width in (plotting.ONE_COLUMN, plotting.TWO_COLUMNS)
-    names = plotting.save(figure, tmp_path, name, data, plotting.Provenance.of(read))
+    names = plotting.save(figure, tmp_path, name, data, plotting.Provenance.of(read, SETTINGS))
     assert names == [f"{name}.csv", f"{name}.png", f"{name}.pdf"]
     picture = imread(tmp_path / f"{name}.png")
     assert picture.shape[1] == pytest.approx(200 * width, abs=1)
@@ -75,10 +89,19 @@ def test_each_figure_is_written_with_its_data_and_source(name, drawn, read, tmp_
     assert not plt.fignum_exists(figure.number)
 
 
+def test_the_command_under_a_figure_gives_its_settings_again(read):
+    words = shlex.split(plotting.Provenance.of(read, SETTINGS).command)
+    assert words[1:6] == ["-m", "dereason_utils.run", "06_figures", "--profile", "cpu"]
+    assert words[6::2] == ["-o", "-o"]
+    again = profiles.load("cpu", run.parse_overrides(words[7::2]))
+    assert profiles.stage_settings(again, "06_figures") == profiles.stage_settings(SETTINGS, "06_figures")
+    assert " -o " not in plotting.Provenance.of(read, profiles.load("cpu")).command
+
+
 def test_the_same_data_give_the_same_bytes(drawn, read, tmp_path):
     draw, data = drawn["figure3"]
     for place in ("a", "b"):
-        plotting.save(draw(data), tmp_path / place, "figure3", data, plotting.Provenance.of(read))
+        plotting.save(draw(data), tmp_path / place, "figure3", data, plotting.Provenance.of(read, SETTINGS))
     for ending in ("csv", "png", "pdf"):
         assert (tmp_path / "a" / f"figure3.{ending}").read_bytes() == (
             tmp_path / "b" / f"figure3.{ending}"
@@ -89,7 +112,7 @@ def test_the_same_data_give_the_same_bytes(drawn, read, tmp_path):
 def test_labels_do_not_overlap_and_stay_inside(name, drawn, read):
     draw, data = drawn[name]
     figure = draw(data)
-    plotting._write_below(figure, plotting.Provenance.of(read).line("0" * 64))
+    plotting._write_below(figure, plotting.Provenance.of(read, SETTINGS).line("0" * 64))
     figure.draw_without_rendering()
     whole = figure.bbox
     for axis in figure.axes:

@@ -60,7 +60,15 @@ def marked(tmp_path, *parts):
 
 
 @pytest.mark.parametrize(
-    "part", ["table1 of cpu", "findings of nano", "effects of cpu", "claims of cpu", "claims of nano, cpu"]
+    "part",
+    [
+        "headline of nano",
+        "table1 of cpu",
+        "findings of nano",
+        "effects of cpu",
+        "claims of cpu",
+        "claims of nano, cpu",
+    ],
 )
 def test_each_part_stands_between_its_own_markers(tmp_path, drawn, part):
     path = marked(tmp_path, part)
@@ -152,6 +160,26 @@ def test_pairs_that_stay_apart_are_named_where_they_are_few(drawn, monkeypatch):
     assert ": SFT on easy + RL on hard minus RL only " in line
     monkeypatch.setattr(readme, "MOST_NAMED", 0)
     assert "SFT on easy" not in readme.findings("nano") and "effects.md" in readme.findings("nano")
+
+
+def test_the_headline_sets_the_papers_arms_beside_the_papers_numbers(drawn, table1):
+    text = readme.headline("nano")
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text.splitlines()[2:7]
+    }
+    assert list(rows) == [
+        results.label(arm) for arm in ("base", "rl_only", "sft_only", "random_split", "dereason")
+    ]
+    effects = pd.read_csv(drawn / "effects.csv").query(
+        "scope == 'Avg. general' and a == 'dereason' and b == 'rl_only'"
+    )
+    [gain] = effects.itertuples()
+    ours = table1.set_index("arm").loc["rl_only", "Avg."]
+    shown = f"{gain.difference:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+    assert rows["RL only"] == [f"{ours:.1f}", shown, "37.6", "+6.2"], "the paper's: 43.8 - 37.6"
+    assert rows["SFT on easy + RL on hard"][1::2] == ["", ""]
+    assert text.endswith("1 contradicted, 1 undecided.")
 
 
 def test_effects_show_dereason_beside_every_other_trained_arm(drawn):

@@ -126,6 +126,11 @@ def test_bad_words_are_refused_before_a_kernel_starts(roots, capsys, monkeypatch
     assert not (roots / "runs").exists()
 
 
+def test_so_far_is_for_figures_alone(roots, capsys):
+    line = ["03_sft", "--profile", "smoke", "--arm", "dereason", "--seed", "0", "--so-far"]
+    assert run.main(line) == 2 and "--so-far is for 06_figures" in capsys.readouterr().err
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("fixture", "declared"),

@@ -393,6 +393,34 @@ def test_with_all_there_but_the_models_nothing_is_to_be_done(committed):
     assert workflow.done(committed) == set(workflow.steps(committed))
 
 
+def test_what_was_run_so_far_is_whole_seeds_of_all_the_papers_arms_and_fewer_of_the_others(committed):
+    def without(*keys):
+        kept = [(path, path.read_bytes()) for path in (paths.manifest_path("smoke", *key) for key in keys)]
+        for path, _ in kept:
+            path.unlink()
+        try:
+            return workflow.so_far(profile)
+        finally:
+            for path, content in kept:
+                path.write_bytes(content)
+
+    profile = committed
+    own, lacking = (StepKey("05_eval", arm, 1) for arm in ("sft_only", "sft_all_then_rl_all"))
+    assert workflow.so_far(profile) == {}
+    assert without(lacking) == {"other_seeds": 1}
+    assert without(own) == without(own, lacking) == {"seeds": [0]}
+    profile = profiles.load("smoke", STUDY | {"seeds": [0, 1, 2]})
+    assert workflow.so_far(profile) == {"seeds": [0, 1]} and without(own) == {"seeds": [0]}
+    assert without(lacking) == {"seeds": [0, 1], "other_seeds": 1}
+    assert profiles.load("smoke", STUDY | without(lacking)).other_seeds == 1
+    profile = profiles.load("smoke", {"arms": ["base", "sft_all_then_rl_all"], "seeds": [0, 1]})
+    assert without(lacking) == {"seeds": [0]}
+    with pytest.raises(InputError, match="No seed of profile smoke has all its arms yet"):
+        without(StepKey("05_eval", "sft_all_then_rl_all", 0))
+    profile = profiles.load("smoke", STUDY | {"other_seeds": 1})
+    assert without(lacking) == {}, "the profile asks for no more"
+
+
 def test_a_changed_setting_runs_its_stage_again_and_trains_what_that_needs(committed):
     changed = profiles.load("smoke", {**STUDY, "eval.seed": 8})
     again = [key for key in workflow.steps(changed) if key.stage not in ("01_score", "02_split")]

@@ -223,6 +223,12 @@ def stage_settings(profile: Profile, stage: str) -> dict:
     return profile.model_dump(mode="json", include=set(STAGE_SECTIONS[stage]))
 
 
+def replaced(profile: Profile, stage: str) -> dict:
+    """What a stage reads and overrides have changed, section by section: overrides that give the same settings again."""
+    own, files = (stage_settings(found, stage) for found in (profile, load(profile.name)))
+    return {section: value for section, value in own.items() if value != files[section]}
+
+
 def settings_table(profile: Profile) -> list[tuple[str, object, str]]:
     """Rows (setting, value, source) in the profile's order, for the first cell of a notebook."""
     tree = profile.model_dump()
