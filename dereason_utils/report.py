@@ -16,12 +16,13 @@ import pandas as pd
 import yaml
 from markdown_it import MarkdownIt
 
-from dereason_utils import claims, disk, manifest, paths, profiles, registration, render
+from dereason_utils import claims, comparisons, disk, manifest, paths, profiles, registration, render
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Profile
 
 TEMPLATE = Path(__file__).with_name("report_template.md")
 PAGE = "report.html"
+SILENT = "silent"  # what stands for the paper's value where it gives none
 # Why a profile differs where the paper, or General-Reasoner, gives a value and the profile's own comment says no more.
 WHY = {
     "model.name": "a policy of the paper's size does not fit this profile's machine",
@@ -46,7 +47,7 @@ TOLD = (
     "grpo.kl_weight",
     "teacher.via",
 )  # in words, by _method or WHY
-TABLES = ("table1", "table2", "side_by_side", "effects", "effects_on_these_families", "variances")
+TABLES = ("table1", "table2", "side_by_side", "effects_on_these_families", "variances")
 FIGURES = (
     ("figure1", "Accuracy against the number of training problems"),
     ("figure2", "Subjects per score"),
@@ -93,10 +94,16 @@ def text(names: Sequence[str], figures: str | None = None) -> str:
     if len(names) > 1:
         studies.insert(0, "## The verdicts side by side\n\n" + verdicts_side_by_side(names))
     rules = "\n".join(f"{number}. {rule}" for number, rule in enumerate(claims.RULES, 1))
-    profiles_named = " and ".join(f"`{name}`" for name in names)
+    profiles_named = ", ".join(f"`{name}`" for name in names)
+    settings = _departures_of_all({name: _ran_with_its_seeds(name) for name in names})
+    silent = settings["paper"] == SILENT
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(
-        profiles=f"profile {profiles_named}", rules=rules, studies="\n\n".join(studies)
+        profiles=f"profile{'s' * (len(names) > 1)} {profiles_named}",
+        departures=settings[~silent].to_markdown(index=False, disable_numparse=True),
+        rules=rules,
+        studies="\n\n".join(studies),
+        silent=settings[silent].drop(columns="paper").to_markdown(index=False, disable_numparse=True),
     )
 
 
@@ -136,9 +143,23 @@ def departures(profile: Profile) -> pd.DataFrame:
             and source == "ours"
             and name not in ("seeds", "other_seeds", "arms", "steps_at_once")
         ):
-            silent.append((name, "silent", _plain(value), said.get(name, "")))
+            silent.append((name, SILENT, _plain(value), said.get(name, "")))
     silent = [row for row in silent if row[0] not in TOLD]
     return pd.DataFrame(_method(profile) + different + silent, columns=["setting", "paper", "ours", "why"])
+
+
+def _departures_of_all(ran: dict[str, Profile]) -> pd.DataFrame:
+    """The departures of several profiles in one table; where they are not the same the last column names the profiles."""
+    found = pd.concat([departures(profile).assign(profiles=f"`{name}`") for name, profile in ran.items()])
+    joined = (
+        found.groupby(["setting", "paper", "ours", "why"], sort=False)["profiles"].agg(list).reset_index()
+    )
+    joined["profiles"] = joined["profiles"].map(
+        lambda named: "all" if len(named) == len(ran) else ", ".join(named)
+    )
+    order = {setting: place for place, setting in enumerate(dict.fromkeys(joined["setting"]))}
+    joined = joined.sort_values("setting", key=lambda names: names.map(order), kind="stable")
+    return joined if len(ran) > 1 else joined.drop(columns="profiles")
 
 
 def _method(profile: Profile) -> list[tuple[str, str, str, str]]:
@@ -229,8 +250,8 @@ def write_page(folder: Path, profile: str) -> list[str]:
 def _study(name: str, figures: str) -> str:
     """The part of the report that speaks of one profile."""
     folder, table1 = paths.step_dir(name, "06_figures"), _csv(name, "table1")
-    seeds, samples = int(table1["seeds"].iloc[0]), table1["samples"].iloc[0]
-    profile = ran(name, seeds=list(range(seeds)))
+    profile, samples = _ran_with_its_seeds(name), table1["samples"].iloc[0]
+    seeds = len(profile.seeds)
     arms = ", ".join(f"`{arm}`" for arm in table1["arm"])
     registered = (
         f"The analysis was registered in results/{name}/{registration.NAME}; 06_figures says whether before the runs."
@@ -248,12 +269,11 @@ def _study(name: str, figures: str) -> str:
             f"Policy {profile.model.name}, corpus {profile.corpus.name}, {seeds} training seed{'s' * (seeds > 1)}, "
             f"{table1['questions'].iloc[0]} general questions with {samples} samples each; arms {arms}. {registered}"
         ),
-        "### Where it departs from the paper",
-        departures(profile).to_markdown(index=False, disable_numparse=True),
         "### Verdicts",
         render.verdict_line(_csv(name, "claims"), name),
         render.claims_markdown(_csv(name, "claims"), figures),
         "### Results",
+        _effects(name, figures),
         *(_markdown(folder, table) for table in TABLES),
         *drawn,
         "### What would change our mind",
@@ -262,6 +282,22 @@ def _study(name: str, figures: str) -> str:
         render.cost_line(folder.parent),
     ]
     return "\n\n".join(section.strip() for section in sections)
+
+
+def _ran_with_its_seeds(name: str) -> Profile:
+    """What ran, with as many training seeds as 06 drew."""
+    return ran(name, seeds=list(range(int(_csv(name, "table1")["seeds"].iloc[0]))))
+
+
+def _effects(name: str, figures: str) -> str:
+    """Dereason minus each other arm, on both averages; a link to all pairs, of which many arms have hundreds."""
+    pairs = comparisons.of(_csv(name, "effects"), "dereason")
+    remarks = [
+        f"Points, a minus b; brackets: 95% interval. [All pairs]({figures}effects.md); p holm is corrected over them."
+    ]
+    return render.to_markdown(
+        render.plain_display(pairs), "The difficulty split minus each other arm", remarks
+    )
 
 
 def _mind(ledger: pd.DataFrame, parts: pd.DataFrame) -> str:

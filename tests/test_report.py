@@ -2,6 +2,7 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 
 from dereason_utils import claims, manifest, paths, profiles, report
@@ -59,6 +60,39 @@ def test_two_profiles_stand_side_by_side(tmp_path, monkeypatch):
     text = report.text(["cpu", "nano"])
     assert "## The verdicts side by side" in text and "## Profile `nano`" in text
     assert "| undecided" in text and "contradicted" in text
+
+
+@needs_results
+def test_departures_of_several_profiles_are_one_table_that_names_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
+    for name in ("cpu", "nano"):
+        shutil.copytree(COMMITTED, tmp_path / name / "06_figures")
+    text = report.text(["cpu", "nano"])
+    assert "Generated from the results of profiles `cpu`, `nano` by" in text
+    departs, silent = (part for part in text.split("## ") if "| setting" in part)
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (departs + silent).splitlines()
+        if "|" in line
+    ]
+    assert [row[2:] for row in rows if row[0] == "sft.batch_size"] == [
+        ["8", report.WHY["sft.batch_size"], "`cpu`"],
+        ["16", report.WHY["sft.batch_size"], "`nano`"],
+    ]
+    assert [row[-1] for row in rows if row[0] == "reward"] == ["all"]
+    assert "| grpo.clip_low" in silent and "| grpo.clip_low" not in departs
+    alone = report.text(["cpu"])
+    assert "| profiles" not in alone and "of profile `cpu` by" in alone
+
+
+@needs_results
+def test_of_the_pairs_the_report_shows_those_with_the_split_by_difficulty():
+    text = report.text(["cpu"])
+    part = text[text.index("**The difficulty split minus each other arm**") :].split("**")[2]
+    table = pd.read_csv(COMMITTED / "effects.csv")
+    pairs = [line for line in part.splitlines() if line.startswith("| SFT on easy + RL on hard")]
+    assert len(pairs) == len(table[(table["a"] == "dereason") | (table["b"] == "dereason")])
+    assert "[All pairs](results/cpu/06_figures/effects.md)" in part
 
 
 @needs_results
