@@ -47,7 +47,7 @@ TOLD = (
     "grpo.kl_weight",
     "teacher.via",
 )  # in words, by _method or WHY
-TABLES = ("table1", "table2", "side_by_side", "effects_on_these_families", "variances")
+TABLES = ("table1", "table2", "side_by_side", "effects", "effects_on_these_families", "variances")
 FIGURES = (
     ("figure1", "Accuracy against the number of training problems"),
     ("figure2", "Subjects per score"),
@@ -273,8 +273,7 @@ def _study(name: str, figures: str) -> str:
         render.verdict_line(_csv(name, "claims"), name),
         render.claims_markdown(_csv(name, "claims"), figures),
         "### Results",
-        _effects(name, figures),
-        *(_markdown(folder, table) for table in TABLES),
+        *(_effects(name, figures) if table == "effects" else _markdown(folder, table) for table in TABLES),
         *drawn,
         "### What would change our mind",
         _mind(_csv(name, "claims"), _csv(name, "claim_parts")),
