@@ -17,6 +17,7 @@ from scipy import stats as distributions
 
 from dereason_utils import disk, manifest, profiles
 from dereason_utils.profiles import Profile
+from dereason_utils.render import listed
 from dereason_utils.results import LABELS, ONE_SCORE, Results
 
 STYLE = Path(__file__).with_name("dereason.mplstyle")
@@ -77,17 +78,11 @@ class Provenance:
         return cls(read.profile, read.arms, read.seeds, read.commit, command)
 
     def line(self, data_hash: str) -> str:
-        seeds = ("seed " if len(self.seeds) == 1 else "seeds ") + _listed(self.seeds)
+        seeds = ("seed " if len(self.seeds) == 1 else "seeds ") + listed(self.seeds)
         return (
             f"Run: profile {self.profile}, arms {', '.join(self.arms)}, {seeds}. "
             f"Redraw: {self.command}. Commit of the runs: {self.commit}. Data: sha256 {data_hash[:12]}."
         )
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    """Numbers in a row: 0 to 19; others with commas."""
-    in_a_row = len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1))
-    return f"{numbers[0]} to {numbers[-1]}" if in_a_row else ", ".join(map(str, numbers))
 
 
 def save(figure: Figure, folder: Path, name: str, data: pd.DataFrame, provenance: Provenance) -> list[str]:

@@ -1,11 +1,11 @@
 """Writes the tables of 06_figures as CSV, Markdown, LaTeX and HTML, and the ledger of claims; `readme` shows them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from dereason_utils import disk, manifest, paths, results
+from dereason_utils import disk, manifest, paths, processor, results
 from dereason_utils.errors import InputError
 from dereason_utils.tables import AVERAGE, CORPORA, REPORTED
 
@@ -263,7 +263,7 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def cost_line(results_folder: Path) -> str:
-    """What the run cost, in a sentence, from the manifests of all its steps."""
+    """What the run cost and on which processors, from the manifests of all its steps."""
     steps = [manifest.load(path) for path in sorted(results_folder.rglob(paths.MANIFEST))]
     if not steps:
         return "What the run cost is not known: it left no manifests."
@@ -271,8 +271,30 @@ def cost_line(results_folder: Path) -> str:
     memory = max(step.peak_memory_mb for step in steps) / 1000
     return (
         f"{len(steps)} steps, {minutes:.0f} minutes in the notebooks, at most {memory:.1f} GB of memory "
-        "(from the steps' manifests)."
+        "(from the steps' manifests)." + _processors(steps)
     )
+
+
+def _processors(steps: list[manifest.Manifest]) -> str:
+    """Which training seeds were made on which processor, where any step recorded it: its products decide speed and rounding."""
+    seeds: dict[str | None, set[int]] = {}
+    for step in steps:
+        if step.stage in ("03_sft", "04_grpo"):
+            seeds.setdefault(step.processor, set()).add(step.seed)
+    if not set(seeds) - {None}:
+        return ""
+    own = sorted(
+        (min(numbers), listed(sorted(numbers)), name or "not recorded") for name, numbers in seeds.items()
+    )
+    named = "; ".join(f"{numbers} {name}" for _, numbers, name in own)
+    float32 = any(name and name.endswith(processor.PRODUCTS["avx2"]) for name in seeds)
+    return f" Training seeds by processor: {named}." + " AVX2 alone computes in float32." * float32
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Numbers in a row: 0 to 19; others with commas."""
+    in_a_row = len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1))
+    return f"{numbers[0]} to {numbers[-1]}" if in_a_row else ", ".join(map(str, numbers))
 
 
 def _number_or_dash(value: float) -> str:

@@ -14,6 +14,7 @@ from dereason_utils import (
     manifest,
     measures,
     paths,
+    processor,
     render,
     results,
     sources,
@@ -406,3 +407,17 @@ def test_an_arm_is_charged_for_the_sft_that_it_shares(uneven):
     own = [m for m in uneven.manifests if m.arm == "sft_all_then_rl_all" and m.stage == "03_sft"]
     assert own == [] and cost.loc["sft_all_then_rl_all", "hours"] >= 0
     assert cost.loc["sft_all_then_rl_all", "rl_tokens"] > 0
+
+
+def test_the_cost_names_processors_where_steps_recorded_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
+    for seed, flags in ((0, {"avx2"}), (1, {"avx512_bf16", "avx2"}), (2, {"avx512_bf16", "avx2"})):
+        monkeypatch.setattr(processor, "info", lambda flags=flags: ("Fast 9000", flags))
+        manifest.finish(manifest.begin("03_sft", "cpu", "dereason", seed, parameters={}))
+    line = render.cost_line(tmp_path / "cpu")
+    assert line.startswith("3 steps, ") and line.endswith(
+        " Training seeds by processor: 0 Fast 9000, AVX2; 1, 2 Fast 9000, AVX-512 with bfloat16. AVX2 alone computes in float32."
+    )
+    for path in tmp_path.rglob(paths.MANIFEST):  # as those are that were made before it was recorded
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"processor": None}))
+    assert render.cost_line(tmp_path / "cpu").endswith("(from the steps' manifests).")
