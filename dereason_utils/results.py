@@ -62,10 +62,11 @@ ITEM_COLUMNS = (
 # Of a million problems, what the figures need: not the judge's words.
 _SCORES_READ = ["id", "subject", "steps", "rating", "score"]
 # Small enough to be handy while drawing, and all that the tables need.
+_FEW = ["arm", "benchmark", "table", "item_id", "subject", "family"]  # the same few words in many rows
 _ITEMS_READ = [name for name in ITEM_COLUMNS if name not in ("gold", "completion", "reason")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one object is one reading: tables keep what they computed of it
 class Results:
     """What 06_figures reads. Every table carries the columns arm and seed, except `scores`.
 
@@ -137,7 +138,7 @@ def load(profile: str, arms: Sequence[str], seeds: Sequence[int], other_seeds: i
     items = all_runs("05_eval", "items.parquet", runs, _ITEMS_READ)
     alone = [arm for arm in arms if not (ARMS[arm].sft or ARMS[arm].rl)]
     again = [items[items["arm"].isin(alone)].assign(seed=seed) for seed in seeds[1:] if alone]
-    items = pd.concat([items, *again], ignore_index=True)
+    items = pd.concat([items, *again], ignore_index=True).astype(dict.fromkeys(_FEW, "category"))
     if "random_credit" not in items:  # older files hold open questions alone, where nothing is to be guessed
         items["random_credit"] = items["correct"].astype(float)
     check_items(items)
@@ -205,8 +206,8 @@ def cube(items: pd.DataFrame, arm: str, value: str = "correct") -> tuple[np.ndar
     questions = rows[rows["seed"] == rows["seed"].iloc[0]].drop_duplicates("item_id").reset_index(drop=True)
     shape = (rows["seed"].nunique(), len(questions), -1)
     questions = questions[["benchmark", "table", "item_id", "subject", "family", "steps"]]
-    family = questions["family"].astype(object).fillna(questions["item_id"])
-    group = questions["benchmark"].map(source) + " " + family
+    family = questions["family"].astype(object).fillna(questions["item_id"].astype(object))
+    group = questions["benchmark"].astype(object).map(source) + " " + family
     return rows[value].to_numpy(float).reshape(shape), questions.assign(group=group)
 
 

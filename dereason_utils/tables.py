@@ -3,6 +3,7 @@
 Every number of ours comes from 05_eval's per-item files and is in percent; `render` writes the tables.
 """
 
+import functools
 from collections.abc import Iterable
 from zlib import crc32
 
@@ -33,6 +34,7 @@ def reported(name: str) -> pd.DataFrame:
     return pd.read_csv(paths.REPO / "results" / "paper" / f"reported_{name}.csv")
 
 
+@functools.lru_cache(maxsize=4)  # Tables 1 and 2, and figures
 def accuracy(read: Results, table: str) -> pd.DataFrame:
     """Tidy accuracies of one table ('general' or 'mathematics'): per arm and benchmark, then the average.
 
@@ -101,6 +103,7 @@ def scorings(read: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "benchmark", "items", *names]).round(2)
 
 
+@functools.lru_cache(maxsize=4)  # tables by subject and steps, and figures
 def by_group(read: Results, column: str) -> pd.DataFrame:
     """Accuracy in percent per arm and value of `column`: 'subject', or 'steps' where they are known."""
     items = read.items[read.items["steps"] > 0] if column == "steps" else read.items
