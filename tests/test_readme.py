@@ -124,6 +124,7 @@ def test_the_training_reward_of_several_seeds_is_one_line(tmp_path):
     assert line.endswith(
         ": RL only 0.150 to 0.250 (slope +0.0015 per step, its 95% interval above 0 in 1 of 2 seeds)."
     )
+    assert readme.learning_line(path, only=["dereason"]) == []
 
 
 def test_the_ledger_sets_profiles_side_by_side(drawn):
