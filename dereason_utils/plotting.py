@@ -231,7 +231,7 @@ def remark(axis: Axes, text: str, right: bool = False) -> None:
 def _write_below(figure: Figure, text: str) -> None:
     """The provenance in small print; the picture moves up to make room."""
     width, height = figure.get_size_inches()
-    letter = 5 * 0.57 / 72  # inches: 5 points high, 0.57 as wide
+    letter = 5 * 0.63 / 72  # inches: 5 points high, a digit 0.63 as wide
     lines = textwrap.wrap(text, int(width / letter), break_on_hyphens=False)
     room = (len(lines) * 5 * 1.3 + 4) / 72
     figure.set_size_inches(width, height + room)

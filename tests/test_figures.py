@@ -108,6 +108,19 @@ def test_the_same_data_give_the_same_bytes(drawn, read, tmp_path):
         ).read_bytes()
 
 
+def test_the_lines_below_a_figure_stay_inside():
+    commits = ", ".join(["0684d0e68a"] * 12)  # digits are wide letters
+    source = plotting.Provenance("cpu", ["base"], [0], commits, "python -m dereason_utils.run 06_figures")
+    with plt.style.context(plotting.STYLE):
+        figure = plotting.not_run("Nothing", "a figure of one column")
+        plotting._write_below(figure, source.line("0" * 64))
+        figure.draw_without_rendering()
+    [text] = figure.texts
+    box = text.get_window_extent()
+    assert text.get_text().count("\n") > 2 and figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+    plt.close(figure)
+
+
 @pytest.mark.parametrize("name", ["figure3", "figure3_scores", "figure7", "figure8", "figure11", "figure12"])
 def test_labels_do_not_overlap_and_stay_inside(name, drawn, read):
     draw, data = drawn[name]
