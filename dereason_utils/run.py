@@ -260,8 +260,9 @@ def _seeds_so_far(
     profile = profiles.load(profile_name, overrides)
     found = workflow.so_far(profile)
     if found:
-        words = ", ".join(f"{name} {value}" for name, value in found.items())
-        print(f"Of {len(profile.seeds)} seeds of profile {profile_name} those that were run: {words}.")
+        seeds, others = found.get("seeds", profile.seeds), found.get("other_seeds")
+        fewer = f" ({others} for the arms that the paper lacks)" if others else ""
+        print(f"{len(seeds)} of {len(profile.seeds)} seeds of profile {profile_name} were run{fewer}.")
     return found
 
 
