@@ -300,8 +300,8 @@ def _hierarchical(values, within, groups, benchmarks, rng, level, draws) -> Esti
     of_seeds = _resampled_variance(parts.sum(1) / seeds, rng, draws)
     of_questions, question_dof = design.variance(parts.mean(0), rng, draws)
     of_cells = sum(_interaction_variance(parts[:, members]) for members in design.blocks)
-    # The difference can come out below its largest part by chance, which is no sensible variance.
-    total = max(of_seeds + of_questions - of_cells, of_seeds, of_questions)
+    # The difference can come out below one of its parts by chance, which is no sensible variance.
+    total = max(of_seeds + of_questions - of_cells, of_seeds, of_questions, of_cells)
     cell_dof = (seeds - 1) * question_dof
     spread = of_seeds**2 / (seeds - 1) + of_questions**2 / question_dof + of_cells**2 / cell_dof
     dof = total**2 / spread if spread > 0 else seeds - 1

@@ -181,6 +181,21 @@ def test_coverage_over_training_seeds(seeds, seed_sd):
     assert 0.93 <= coverage(interval, 0.4, 700, seeds, 24, seed_sd, 0.1, 0.3) <= 0.97
 
 
+def test_no_interval_explodes_where_neither_seeds_nor_families_matter():
+    """There the two variances may both come out below that of their interaction, and the degrees of freedom ran to 0."""
+    seeds, families, hits = 3, 6, 0
+    for i in range(400):
+        generator = rng([5, i])
+        both = 0.1 * generator.normal(size=(seeds, families)).repeat(10, axis=1)
+        samples = 0.4 + both[:, :, None] + 0.3 * generator.normal(size=(seeds, families * 10, 2))
+        groups = np.repeat(np.arange(families), 10)
+        estimate = stats.hierarchical_mean(samples, groups, rng=rng([6, i]), draws=300)
+        least = 1 / (1 / (seeds - 1) + 1 / (families - 1) + 1 / ((seeds - 1) * (families - 1)))
+        assert estimate.dof >= least - 1e-9 and estimate.high - estimate.low < 1
+        hits += estimate.low <= 0.4 <= estimate.high
+    assert hits / 400 >= 0.95
+
+
 def test_coverage_of_a_paired_difference_over_seeds():
     hits = 0
     for i in range(500):

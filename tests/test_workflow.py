@@ -207,7 +207,9 @@ def test_what_a_later_python_adds_to_its_syntax_trees_changes_no_hash(small_pack
 def test_a_change_that_is_listed_as_changing_no_result_counts_as_the_code_before(
     small_package, monkeypatch, tmp_path
 ):
+    shutil.copy(paths.notebook_path("03_sft"), paths.notebook_path("06_figures"))
     before, path = sources.code_hash("03_sft"), small_package / "dereason_utils/c.py"
+    assert sources.code_hash("06_figures") == before
     old = sources.module_hash(path)
     path.write_text(path.read_text() + "\n\ndef later():\n    return 1\n")
     sources._read_code.cache_clear()
@@ -219,6 +221,7 @@ def test_a_change_that_is_listed_as_changing_no_result_counts_as_the_code_before
     monkeypatch.setattr(sources, "SAME_RESULTS", listed)
     monkeypatch.setattr(sources, "same_results", sources.same_results.__wrapped__)  # not what was read before
     assert sources.code_hash("03_sft") == before
+    assert sources.code_hash("06_figures") != before, "tables are drawn again"
 
 
 @pytest.mark.parametrize("module", sources.same_results())
