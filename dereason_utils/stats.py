@@ -145,8 +145,8 @@ def hierarchical_mean(
     samples [seeds, questions, samples]: one number a completion; the questions are the same under every seed.
     Seeds and question groups are crossed, so the variance is that of resampling seeds, plus that of
     resampling groups, minus that of their interaction (with the samples' noise), which both hold: two-way
-    clustering (Cameron, Gelbach and Miller 2011) with unbiased terms. Satterthwaite's degrees of freedom.
-    Raises InputError for a single seed.
+    clustering (Cameron, Gelbach and Miller 2011) with unbiased terms, and no less than any of the three. Satterthwaite's
+    degrees of freedom. Raises InputError for a single seed.
     """
     samples = np.asarray(samples, float)
     seeds, questions, copies = samples.shape
