@@ -22,6 +22,22 @@ PAIRS = (
 )
 
 
+DIFFERENCE = [
+    "a",
+    "b",
+    "scope",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "questions",
+    "groups",
+    "seeds",
+    "covers",
+]
+
+
 def differences(
     read: Results,
     pairs: Iterable[tuple[str, str]] = PAIRS,
@@ -61,7 +77,8 @@ def differences(
                         "covers": estimate.covers,
                     }
                 )
-    return pd.DataFrame(rows).round({"difference": 2, "low": 2, "high": 2, "p": 4, "p_holm": 4})
+    found = pd.DataFrame(rows, columns=DIFFERENCE)  # a run of one arm has no pair, and a table of no rows
+    return found.round({"difference": 2, "low": 2, "high": 2, "p": 4, "p_holm": 4})
 
 
 def side_by_side(read: Results) -> pd.DataFrame:
@@ -129,7 +146,7 @@ def effects(read: Results) -> pd.DataFrame:
     """Paired differences of all arm pairs on both averages, Holm's correction among the pairs of a table."""
     pairs = combinations(reversed(read.arms), 2)
     found = differences(read, pairs, averages_only=True)
-    return found.assign(table=found["scope"].str.removeprefix(f"{AVERAGE} ")) if len(found) else found
+    return found.assign(table=found["scope"].str.removeprefix(f"{AVERAGE} "))
 
 
 def effects_on_these_families(read: Results) -> pd.DataFrame:

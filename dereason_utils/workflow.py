@@ -184,17 +184,14 @@ def so_far(profile: profiles.Profile) -> dict[str, object]:
     So a study that goes on seed by seed can be drawn at any time: the first seeds that all of the paper's arms have, and of
     them the first that the other arms have too. Raises InputError where no seed has all arms.
     """
-    found = done(profile)
+
+    def was_run(arm: str, seed: int) -> bool:
+        steps = [StepKey("02_split", None, seed), *trained(arm, seed), StepKey("05_eval", arm, seed)]
+        return all(paths.manifest_path(profile.name, *key).exists() for key in steps)
 
     def in_a_row(arms: Collection[str]) -> int:
-        whole = (
-            all(
-                StepKey("05_eval", arm, seed) in found
-                for arm in arms
-                if seed in seeds_of(arm, profile.seeds, profile.other_seeds)
-            )
-            for seed in profile.seeds
-        )
+        own = {arm: seeds_of(arm, profile.seeds, profile.other_seeds) for arm in arms}
+        whole = (all(was_run(arm, seed) for arm in arms if seed in own[arm]) for seed in profile.seeds)
         return sum(itertools.takewhile(bool, whole))
 
     papers = [arm for arm in profile.arms if arm in PAPER and trained(arm, profile.seeds[0])]
