@@ -180,7 +180,7 @@ def effects(profile: str) -> str:
     wide, narrow = (
         _of_dereason(read_csv(folder / f"{name}.csv")) for name in ("effects", "effects_on_these_families")
     )
-    arms = list(results.in_order(wide.index.drop("base")))
+    arms = list(results.in_order(wide.index.drop("base", errors="ignore")))
     shown = {
         f"general average, points: {results.label('dereason')} minus": map(results.label, arms),
         "95% interval over families": with_interval(wide.loc[arms], "difference", "low", "high"),
