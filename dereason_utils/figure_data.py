@@ -73,7 +73,7 @@ def training_curve(read: Results, column: str) -> pd.DataFrame:
                     "seed": seed,
                     "step": run["step"],
                     "value": values,
-                    "smoothed": values.rolling(window, center=True, min_periods=1).mean(),
+                    "smoothed": _running_mean(values, window),
                     "slope": fitted.value if fitted else float("nan"),
                     "slope_low": fitted.low if fitted else float("nan"),
                     "slope_high": fitted.high if fitted else float("nan"),
@@ -112,10 +112,8 @@ def sft_curve(read: Results) -> pd.DataFrame:
     """
     columns = ["arm", "seed", "step", "loss", "smoothed", "validation_loss"]
     curves = read.sft.reindex(columns=columns).reset_index(drop=True)
-    for _, run in curves.groupby(["arm", "seed"]):
-        smooth = run["loss"].rolling(LOSS_SMOOTHED_OVER, center=True, min_periods=1).mean()
-        curves.loc[run.index, "smoothed"] = smooth.round(4)
-    return curves
+    smooth = curves.groupby(["arm", "seed"])["loss"].transform(_running_mean, LOSS_SMOOTHED_OVER)
+    return curves.assign(smoothed=smooth.round(4))
 
 
 def by_score(read: Results, column: str) -> pd.DataFrame:
@@ -133,10 +131,8 @@ def by_score(read: Results, column: str) -> pd.DataFrame:
             for seed in read.seeds_of(arm):
                 rows = measures.rollouts(read, arm, seed)
                 curves = rows.groupby(["score", "step"])[column].mean().rename("value").reset_index()
-                smooth = (
-                    curves.groupby("score")["value"].rolling(SMOOTHED_OVER, center=True, min_periods=1).mean()
-                )
-                parts.append(curves.assign(start=start, training=arm, seed=seed, smoothed=smooth.to_numpy()))
+                smooth = curves.groupby("score")["value"].transform(_running_mean, SMOOTHED_OVER)
+                parts.append(curves.assign(start=start, training=arm, seed=seed, smoothed=smooth))
     return _joined(parts, names)[names].round(6)
 
 
@@ -203,6 +199,10 @@ def _tokens(read: Results, step: manifest.Manifest) -> float:
     if step.stage == "03_sft" and "sft_tokens" in own:
         return float(own["sft_tokens"].iloc[0] * step.parameters.get("sft", {}).get("epochs", 1))
     return float("nan")
+
+
+def _running_mean(values: pd.Series, over: int) -> pd.Series:
+    return values.rolling(over, center=True, min_periods=1).mean()
 
 
 def _joined(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

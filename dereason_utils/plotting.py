@@ -15,10 +15,10 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from scipy import stats as distributions
 
-from dereason_utils import disk, manifest, profiles
+from dereason_utils import disk
 from dereason_utils.profiles import Profile
 from dereason_utils.render import listed
-from dereason_utils.results import LABELS, ONE_SCORE, Results
+from dereason_utils.results import LABELS, ONE_SCORE, Results, redraw
 
 STYLE = Path(__file__).with_name("dereason.mplstyle")
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.8  # inches
@@ -73,9 +73,7 @@ class Provenance:
 
     @classmethod
     def of(cls, read: Results, settings: Profile) -> "Provenance":
-        changed = profiles.replaced(settings, "06_figures")
-        command = manifest.command(read.profile, "06_figures", overrides=changed)
-        return cls(read.profile, read.arms, read.seeds, read.commit, command)
+        return cls(read.profile, read.arms, read.seeds, read.commit, redraw(settings))
 
     def line(self, data_hash: str) -> str:
         seeds = ("seed " if len(self.seeds) == 1 else "seeds ") + listed(self.seeds)

@@ -90,12 +90,13 @@ def text(names: Sequence[str], figures: str | None = None) -> str:
     06_figures has not been run.
     """
     figures = "results/{profile}/06_figures/" if figures is None else figures
-    studies = [_study(name, figures.format(profile=name)) for name in names]
+    made_with = {name: _ran_with_its_seeds(name) for name in names}
+    studies = [_study(profile, figures.format(profile=name)) for name, profile in made_with.items()]
     if len(names) > 1:
         studies.insert(0, "## The verdicts side by side\n\n" + verdicts_side_by_side(names))
     rules = "\n".join(f"{number}. {rule}" for number, rule in enumerate(claims.RULES, 1))
     profiles_named = ", ".join(f"`{name}`" for name in names)
-    settings = _departures_of_all({name: _ran_with_its_seeds(name) for name in names})
+    settings = _departures_of_all(made_with)
     silent = settings["paper"] == SILENT
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(
@@ -247,11 +248,11 @@ def write_page(folder: Path, profile: str) -> list[str]:
     return [PAGE]
 
 
-def _study(name: str, figures: str) -> str:
+def _study(profile: Profile, figures: str) -> str:
     """The part of the report that speaks of one profile."""
+    name, seeds = profile.name, len(profile.seeds)
     folder, table1 = paths.step_dir(name, "06_figures"), _csv(name, "table1")
-    profile, samples = _ran_with_its_seeds(name), table1["samples"].iloc[0]
-    seeds = len(profile.seeds)
+    samples = table1["samples"].iloc[0]
     arms = ", ".join(f"`{arm}`" for arm in table1["arm"])
     registered = (
         f"The analysis was registered in results/{name}/{registration.NAME}; 06_figures says whether before the runs."

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from pyarrow import parquet
 
-from dereason_utils import manifest, paths
+from dereason_utils import manifest, paths, profiles
 from dereason_utils.errors import InputError
 from dereason_utils.split import ARMS, seeds_of, sft_of
 
@@ -61,8 +61,8 @@ ITEM_COLUMNS = (
 )
 # Of a million problems, what the figures need: not the judge's words.
 _SCORES_READ = ["id", "subject", "steps", "rating", "score"]
-# Small enough to be handy while drawing, and all that the tables need.
 _FEW = ["arm", "benchmark", "table", "item_id", "subject", "family"]  # the same few words in many rows
+# Small enough to be handy while drawing, and all that the tables need.
 _ITEMS_READ = [name for name in ITEM_COLUMNS if name not in ("gold", "completion", "reason")]
 
 
@@ -148,6 +148,11 @@ def load(profile: str, arms: Sequence[str], seeds: Sequence[int], other_seeds: i
     return Results(
         profile, arms, tuple(seeds), items, grpo, sft, scores, sizes, tuple(unique.values()), along_rl
     )
+
+
+def redraw(settings: profiles.Profile) -> str:
+    """The command that draws these settings again: 06_figures with what they replace in the profile."""
+    return manifest.command(settings.name, "06_figures", overrides=profiles.replaced(settings, "06_figures"))
 
 
 def in_order(arms: Sequence[str]) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ import math
 
 import pandas as pd
 
-from dereason_utils import claims, manifest, power, profiles, stats
+from dereason_utils import claims, power, stats
 from dereason_utils.claims import Claim, Part
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Profile
-from dereason_utils.results import Results
+from dereason_utils.results import Results, redraw
 from dereason_utils.stats import Estimate
 
 
@@ -30,7 +30,6 @@ def assess(read: Results, profile: Profile) -> tuple[pd.DataFrame, pd.DataFrame]
     corrected = stats.holm([p for pair in chances.values() for p in pair])
     pairs = dict(zip(chances, zip(corrected[::2], corrected[1::2], strict=True), strict=True))
     words = claims.stated()
-    command = manifest.command(read.profile, "06_figures", overrides=profiles.replaced(profile, "06_figures"))
     rows, comparisons = [], []
     for claim in claims.CLAIMS:
         parts = found[claim.id]
@@ -52,7 +51,7 @@ def assess(read: Results, profile: Profile) -> tuple[pd.DataFrame, pd.DataFrame]
                 "p holds": pairs.get(claim.id, (math.nan, math.nan))[0],
                 "p fails": pairs.get(claim.id, (math.nan, math.nan))[1],
                 "figure": claim.figure,
-                "command": command,
+                "command": redraw(profile),
             }
         )
     names = [
