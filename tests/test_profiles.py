@@ -175,7 +175,9 @@ def test_evaluation_settings_do_not_touch_training_stages():
     assert profiles.stage_settings(plain, "05_eval") != profiles.stage_settings(changed, "05_eval")
 
 
-@pytest.mark.parametrize("name", ["smoke", "cpu", "study", "nano", "nano_skewed", "nano_sweeps"])
+@pytest.mark.parametrize(
+    "name", ["smoke", "cpu", "study", "nano", "nano_reach", "nano_skewed", "nano_sweeps"]
+)
 def test_the_corpus_has_problems_for_every_arm(name):
     profile = profiles.load(name)
     problems = corpora.load(profile.corpus)
