@@ -3,8 +3,8 @@
     python -m dereason_utils.readme README.md [--check]
 
 writes the parts from the CSV files of results/<profile>/06_figures, or checks that they stand there. The README says what it
-shows: "headline of <profile>", "table1 of <profile>", "findings of <profile>", "effects of <profile>" and "claims of <profile>,
-<profile>".
+shows: "headline of <profile>, <profile>", "table1 of <profile>", "findings of <profile>", "effects of <profile>" and
+"claims of <profile>, <profile>".
 """
 
 import argparse
@@ -74,27 +74,36 @@ def around(text: str, begin: str, end: str, readme: Path) -> tuple[str, str]:
     return text[: text.index(begin)], text[text.index(end) + len(end) :]
 
 
-def headline(profile: str) -> str:
+def headline(*named: str) -> str:
     """The study in one small table, of the paper's arms alone, and below it how many claims got which verdict.
 
-    General averages and the difficulty split's difference to each arm, ours and the paper's (WebInstruct-verified).
+    General averages and the difficulty split's difference to each arm, of each profile and the paper's (WebInstruct-verified).
+    The rows are the first profile's arms.
     """
-    folder = paths.step_dir(profile, "06_figures")
-    ours = read_csv(folder / "table1.csv").set_index("arm")
-    ours = ours[ours.index.isin(PAPER)]
-    gains = _of_dereason(read_csv(folder / "effects.csv")).reindex(ours.index)
-    theirs = ours["paper webinstruct-verified avg"]
-    shown = {
-        "arm": map(results.label, ours.index),
-        f"`{profile}`: accuracy in %": ours[AVERAGE].map("{:.1f}".format),
-        "split by difficulty minus this arm": with_interval(gains, "difference", "low", "high"),
-        "paper: accuracy in %": theirs.map("{:.1f}".format),
-        "its difference": (theirs["dereason"] - theirs).map("{:+.1f}".format),
+    folders = {profile: paths.step_dir(profile, "06_figures") for profile in named}
+    tables = {
+        profile: read_csv(folder / "table1.csv").set_index("arm") for profile, folder in folders.items()
     }
-    table = pd.DataFrame(shown).set_index("arm")
-    table.loc[results.label("dereason"), ["split by difficulty minus this arm", "its difference"]] = ""
-    verdicts = verdict_line(read_csv(folder / "claims.csv"), profile)
-    return f"{table.to_markdown(disable_numparse=True)}\n\n{verdicts}"
+    first = tables[named[0]]
+    arms = first.index[first.index.isin(PAPER)]
+    theirs = first.loc[arms, "paper webinstruct-verified avg"]
+    shown = pd.DataFrame(index=arms)
+    for profile, folder in folders.items():
+        gains = _of_dereason(read_csv(folder / "effects.csv")).reindex(arms)
+        ours = {
+            f"`{profile}`: accuracy in %": tables[profile][AVERAGE].reindex(arms).map("{:.1f}".format),
+            f"`{profile}`: split by difficulty minus this arm": with_interval(
+                gains, "difference", "low", "high"
+            ),
+        }
+        shown = shown.assign(**ours)
+        shown.loc[~arms.isin(tables[profile].index), list(ours)] = ""
+    shown["paper: accuracy in %"] = theirs.map("{:.1f}".format)
+    shown["paper: the same difference"] = (theirs["dereason"] - theirs).map("{:+.1f}".format)
+    shown.loc["dereason", [column for column in shown if "accuracy" not in column]] = ""
+    shown.index = pd.Index([results.label(arm) for arm in arms], name="arm")
+    verdicts = [verdict_line(read_csv(folder / "claims.csv"), profile) for profile, folder in folders.items()]
+    return "\n\n".join([shown.to_markdown(disable_numparse=True), "\n".join(verdicts)])
 
 
 def table1(profile: str) -> str:

@@ -63,6 +63,7 @@ def marked(tmp_path, *parts):
     "part",
     [
         "headline of nano",
+        "headline of nano, cpu",
         "table1 of cpu",
         "findings of nano",
         "effects of cpu",
@@ -181,6 +182,28 @@ def test_the_headline_sets_the_papers_arms_beside_the_papers_numbers(drawn, tabl
     assert rows["RL only"] == [f"{ours:.1f}", shown, "37.6", "+6.2"], "the paper's: 43.8 - 37.6"
     assert rows["SFT on easy + RL on hard"][1::2] == ["", ""]
     assert text.endswith("1 contradicted, 1 undecided.")
+
+
+def test_the_headline_of_two_profiles_has_columns_and_verdicts_of_both(drawn, table1):
+    table1[table1["arm"] != "random_split"].to_csv(
+        paths.step_dir("cpu", "06_figures") / "table1.csv", index=False
+    )
+    one, two = readme.headline("nano"), readme.headline("nano", "cpu")
+    cells = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in two.splitlines()
+        if line.startswith("|")
+    }
+    assert cells["arm"][:4] == [
+        "`nano`: accuracy in %",
+        "`nano`: split by difficulty minus this arm",
+        "`cpu`: accuracy in %",
+        "`cpu`: split by difficulty minus this arm",
+    ]
+    assert cells["RL only"][:2] == cells["RL only"][2:4] and cells["RL only"][4:] == ["37.6", "+6.2"]
+    assert cells["SFT then random RL"][2:4] == ["", ""], "an arm that only the first profile has"
+    assert one.splitlines()[-1] in two.splitlines()
+    assert two.endswith("at the scale of profile `cpu`: 2 undecided.")
 
 
 def test_effects_show_dereason_beside_every_other_trained_arm(drawn):
