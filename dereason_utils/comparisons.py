@@ -66,9 +66,7 @@ def differences(
                         "a": a,
                         "b": b,
                         "scope": name,
-                        "difference": 100 * estimate.value,
-                        "low": 100 * estimate.low,
-                        "high": 100 * estimate.high,
+                        **_points(estimate),
                         "p": estimate.p_value,
                         "p_holm": p,
                         "questions": estimate.questions,
@@ -127,14 +125,13 @@ def _reported_with_average(name: str) -> pd.DataFrame:
 
 
 def _apart(estimate: stats.Estimate, reported: float) -> dict:
-    value, low, high = 100 * estimate.value, 100 * estimate.low, 100 * estimate.high
+    ours = _points(estimate)
+    value, low, high = ours.values()
     inside = low <= reported <= high
     known = estimate.seeds > 1
     return {
         "reported": reported,
-        "difference": value,
-        "low": low,
-        "high": high,
+        **ours,
         "apart": value - reported,
         "apart_low": low - reported,
         "apart_high": high - reported,
@@ -170,8 +167,13 @@ def of(pairs: pd.DataFrame, arm: str) -> pd.DataFrame:
 
 def gain(items: pd.DataFrame, after: str, before: str, name: str) -> dict:
     """One paired difference in points on the given questions: difference, low, high."""
-    estimate = _difference(items, after, before, name)
-    return {"difference": 100 * estimate.value, "low": 100 * estimate.low, "high": 100 * estimate.high}
+    return _points(_difference(items, after, before, name))
+
+
+def _points(estimate: stats.Estimate) -> dict[str, float]:
+    """A difference of two rates in points. Its interval ends at 100, beyond which no such difference can lie."""
+    low, high = max(-1.0, estimate.low), min(1.0, estimate.high)
+    return {"difference": 100 * estimate.value, "low": 100 * low, "high": 100 * high}
 
 
 def _difference(items: pd.DataFrame, a: str, b: str, name: str) -> stats.Estimate:

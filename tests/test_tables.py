@@ -259,6 +259,30 @@ def test_every_pair_of_arms_is_compared_once(read, two_seeds):
     assert len(parts) == 4 and (parts[["training_seeds", "questions", "samples"]] >= 0).all(axis=None)
 
 
+def test_the_interval_of_a_gain_ends_at_a_hundred_points():
+    base = pd.DataFrame(
+        {
+            "arm": "base",
+            "seed": 0,
+            "benchmark": "one",
+            "table": "general",
+            "subject": "physics",
+            "steps": 1,
+            "sample": 0,
+            "item_id": [f"{family}-{i}" for family in ("easy", "odd") for i in range(8)],
+            "family": ["easy"] * 8 + ["odd"] * 8,
+            "correct": False,
+        }
+    )
+    after = base.assign(arm="sft_only", correct=[True] * 8 + [True, False] * 4)
+    items = pd.concat([base, after])
+    gained, lost = (
+        comparisons.gain(items, *pair, "steps 1") for pair in (("sft_only", "base"), ("base", "sft_only"))
+    )
+    assert gained["difference"] == pytest.approx(75) and gained["high"] == 100 and gained["low"] < 75
+    assert lost["difference"] == pytest.approx(-75) and lost["low"] == -100 and lost["high"] > -75
+
+
 def test_effects_on_these_families_resample_questions_and_not_families(read, two_seeds):
     narrow, wide = comparisons.effects_on_these_families(read), comparisons.effects(read)
     assert set(narrow["a"]) == {"dereason"} and len(narrow) == 2 * (len(read.arms) - 1)
