@@ -81,29 +81,30 @@ def headline(*named: str) -> str:
     The rows are the first profile's arms.
     """
     folders = {profile: paths.step_dir(profile, "06_figures") for profile in named}
-    tables = {
-        profile: read_csv(folder / "table1.csv").set_index("arm") for profile, folder in folders.items()
-    }
-    first = tables[named[0]]
-    arms = first.index[first.index.isin(PAPER)]
-    theirs = first.loc[arms, "paper webinstruct-verified avg"]
-    shown = pd.DataFrame(index=arms)
-    for profile, folder in folders.items():
-        gains = _of_dereason(read_csv(folder / "effects.csv")).reindex(arms)
-        ours = {
-            f"`{profile}`: accuracy in %": tables[profile][AVERAGE].reindex(arms).map("{:.1f}".format),
-            f"`{profile}`: split by difficulty minus this arm": with_interval(
-                gains, "difference", "low", "high"
-            ),
-        }
-        shown = shown.assign(**ours)
-        shown.loc[~arms.isin(tables[profile].index), list(ours)] = ""
+    first = read_csv(folders[named[0]] / "table1.csv").set_index("arm")
+    first = first[first.index.isin(PAPER)]
+    theirs = first["paper webinstruct-verified avg"]
+    shown = pd.concat([_averages(profile, first.index) for profile in named], axis=1)
     shown["paper: accuracy in %"] = theirs.map("{:.1f}".format)
     shown["paper: the same difference"] = (theirs["dereason"] - theirs).map("{:+.1f}".format)
     shown.loc["dereason", [column for column in shown if "accuracy" not in column]] = ""
-    shown.index = pd.Index([results.label(arm) for arm in arms], name="arm")
+    shown.index = pd.Index(map(results.label, shown.index), name="arm")
     verdicts = [verdict_line(read_csv(folder / "claims.csv"), profile) for profile, folder in folders.items()]
     return "\n\n".join([shown.to_markdown(disable_numparse=True), "\n".join(verdicts)])
+
+
+def _averages(profile: str, arms: pd.Index) -> pd.DataFrame:
+    """Two columns, a row for each arm: its general average, and dereason minus it; empty for an arm that was not run."""
+    folder = paths.step_dir(profile, "06_figures")
+    table = read_csv(folder / "table1.csv").set_index("arm").reindex(arms)
+    gains = _of_dereason(read_csv(folder / "effects.csv")).reindex(arms)
+    seeds = int(table["seeds"].max())
+    counted = f"{seeds} seed" if seeds == 1 else f"{seeds} seeds"
+    shown = {
+        f"`{profile}`, {counted}: accuracy in %": table[AVERAGE].map("{:.1f}".format),
+        f"`{profile}`: split by difficulty minus this arm": with_interval(gains, "difference", "low", "high"),
+    }
+    return pd.DataFrame(shown, index=arms).where(table[AVERAGE].notna(), "")
 
 
 def table1(profile: str) -> str:

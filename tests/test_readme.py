@@ -195,9 +195,9 @@ def test_the_headline_of_two_profiles_has_columns_and_verdicts_of_both(drawn, ta
         if line.startswith("|")
     }
     assert cells["arm"][:4] == [
-        "`nano`: accuracy in %",
+        "`nano`, 1 seed: accuracy in %",
         "`nano`: split by difficulty minus this arm",
-        "`cpu`: accuracy in %",
+        "`cpu`, 1 seed: accuracy in %",
         "`cpu`: split by difficulty minus this arm",
     ]
     assert cells["RL only"][:2] == cells["RL only"][2:4] and cells["RL only"][4:] == ["37.6", "+6.2"]
