@@ -36,6 +36,7 @@ DIFFERENCE = [
     "seeds",
     "covers",
 ]
+GENERAL = f"{AVERAGE} general"
 
 
 def differences(
@@ -163,6 +164,11 @@ def of(pairs: pd.DataFrame, arm: str) -> pd.DataFrame:
         a=arm, b=turned["a"], difference=-turned["difference"], low=-turned["high"], high=-turned["low"]
     )
     return pd.concat([pairs[pairs["a"] == arm], turned])
+
+
+def of_the_split(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Of a table of differences dereason minus each other arm on the general average, by that arm."""
+    return of(pairs[pairs["scope"] == GENERAL], "dereason").set_index("b")
 
 
 def gain(items: pd.DataFrame, after: str, before: str, name: str) -> dict:

@@ -16,9 +16,21 @@ import pandas as pd
 import yaml
 from markdown_it import MarkdownIt
 
-from dereason_utils import claims, comparisons, disk, manifest, paths, profiles, registration, render
+from dereason_utils import (
+    claims,
+    comparisons,
+    disk,
+    manifest,
+    paths,
+    profiles,
+    registration,
+    render,
+    results,
+    tables,
+)
 from dereason_utils.errors import InputError
 from dereason_utils.profiles import Profile
+from dereason_utils.split import PAPER
 
 TEMPLATE = Path(__file__).with_name("report_template.md")
 PAGE = "report.html"
@@ -101,10 +113,33 @@ def text(names: Sequence[str], figures: str | None = None) -> str:
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(
         profiles=f"profile{'s' * (len(names) > 1)} {profiles_named}",
+        in_short=in_short(*names),
         departures=settings[~silent].to_markdown(index=False, disable_numparse=True),
         rules=rules,
         studies="\n\n".join(studies),
         silent=settings[silent].drop(columns="paper").to_markdown(index=False, disable_numparse=True),
+    )
+
+
+def in_short(*names: str) -> str:
+    """The difficulty split minus each of the paper's other arms on the general average, a row per profile, and the verdicts."""
+    rows = {}
+    for name in names:
+        gains, seeds = comparisons.of_the_split(_csv(name, "effects")), _csv(name, "table1")["seeds"].iloc[0]
+        cells = render.with_interval(gains, "difference", "low", "high")
+        rows[f"`{name}`, {seeds} seed{'s' if seeds > 1 else ''}"] = dict(zip(gains.index, cells, strict=True))
+    theirs = tables.reported("table1").query("corpus.notna() or arm == 'base'")
+    for corpus, title in tables.CORPORA.items():
+        own = theirs[theirs["corpus"].isna() | (theirs["corpus"] == corpus)].set_index("arm")["avg"]
+        rows[f"the paper, {title}"] = (own["dereason"] - own.drop("dereason")).map("{:+.1f}".format).to_dict()
+    shown = pd.DataFrame.from_dict(rows, orient="index", columns=[arm for arm in PAPER if arm != "dereason"])
+    shown = shown.dropna(axis="columns", how="all").fillna("").rename(columns=results.label)
+    shown.index.name = f"{results.label('dereason')} minus"
+    verdicts = "\n".join(f"- {render.verdict_line(_csv(name, 'claims'), name)}" for name in names)
+    return (
+        "General average, in points; brackets: 95% interval. Ours and the paper's are averages of other benchmarks; the "
+        "paper gives no intervals.\n\n"
+        f"{shown.to_markdown(disable_numparse=True)}\n\n{verdicts}"
     )
 
 

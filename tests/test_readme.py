@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import synthetic_results
 
-from dereason_utils import comparisons, paths, readme, results, tables
+from dereason_utils import comparisons, paths, readme, report, results, tables
 from dereason_utils.errors import InputError
 
 ARM_NAMES = list(synthetic_results.SKILL)
@@ -164,46 +164,10 @@ def test_pairs_that_stay_apart_are_named_where_they_are_few(drawn, monkeypatch):
     assert "SFT on easy" not in readme.findings("nano") and "effects.md" in readme.findings("nano")
 
 
-def test_the_headline_sets_the_papers_arms_beside_the_papers_numbers(drawn, table1):
-    text = readme.headline("nano")
-    rows = {
-        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
-        for line in text.splitlines()[2:7]
-    }
-    assert list(rows) == [
-        results.label(arm) for arm in ("base", "rl_only", "sft_only", "random_split", "dereason")
-    ]
-    effects = pd.read_csv(drawn / "effects.csv").query(
-        "scope == 'Avg. general' and a == 'dereason' and b == 'rl_only'"
-    )
-    [gain] = effects.itertuples()
-    ours = table1.set_index("arm").loc["rl_only", "Avg."]
-    shown = f"{gain.difference:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
-    assert rows["RL only"] == [f"{ours:.1f}", shown, "37.6", "+6.2"], "the paper's: 43.8 - 37.6"
-    assert rows["SFT on easy + RL on hard"][1::2] == ["", ""]
-    assert text.endswith("1 contradicted, 1 undecided.")
-
-
-def test_the_headline_of_two_profiles_has_columns_and_verdicts_of_both(drawn, table1):
-    table1[table1["arm"] != "random_split"].to_csv(
-        paths.step_dir("cpu", "06_figures") / "table1.csv", index=False
-    )
-    one, two = readme.headline("nano"), readme.headline("nano", "cpu")
-    cells = {
-        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
-        for line in two.splitlines()
-        if line.startswith("|")
-    }
-    assert cells["arm"][:4] == [
-        "`nano`, 1 seed: accuracy in %",
-        "`nano`: split by difficulty minus this arm",
-        "`cpu`, 1 seed: accuracy in %",
-        "`cpu`: split by difficulty minus this arm",
-    ]
-    assert cells["RL only"][:2] == cells["RL only"][2:4] and cells["RL only"][4:] == ["37.6", "+6.2"]
-    assert cells["SFT then random RL"][2:4] == ["", ""], "an arm that only the first profile has"
-    assert one.splitlines()[-1] in two.splitlines()
-    assert two.endswith("at the scale of profile `cpu`: 2 undecided.")
+def test_the_headline_is_how_the_report_begins(tmp_path, drawn):
+    path = marked(tmp_path, "headline of nano, cpu")
+    readme.write(path)
+    assert report.in_short("nano", "cpu") in path.read_text()
 
 
 def test_effects_show_dereason_beside_every_other_trained_arm(drawn):

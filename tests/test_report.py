@@ -63,6 +63,27 @@ def test_two_profiles_stand_side_by_side(tmp_path, monkeypatch):
 
 
 @needs_results
+def test_the_report_begins_with_the_split_beside_the_papers_arms():
+    text = report.text(["cpu"])
+    part = text[text.index("## In short") : text.index("## The method")]
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in part.splitlines()
+        if line.startswith("|")
+    }
+    named = dict(zip(rows["SFT on easy + RL on hard minus"], rows["`cpu`, 1 seed"], strict=True))
+    effects = pd.read_csv(COMMITTED / "effects.csv").query("scope == 'Avg. general' and a == 'dereason'")
+    [gain] = effects[effects["b"] == "sft_only"].itertuples()
+    assert named["SFT only"] == f"{gain.difference:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+    assert named["SFT then selected SFT"] == "", "an arm that cpu does not run"
+    paper = dict(
+        zip(rows["SFT on easy + RL on hard minus"], rows["the paper, WebInstruct-verified"], strict=True)
+    )
+    assert paper["SFT only"] == "+2.0" and paper["SFT then random RL"] == "+0.9", "43.8 - 41.8, 43.8 - 42.9"
+    assert "- Of the paper's 17 claims, at the scale of profile `cpu`" in part
+
+
+@needs_results
 def test_departures_of_several_profiles_are_one_table_that_names_them(tmp_path, monkeypatch):
     monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
     for name in ("cpu", "nano"):
