@@ -137,8 +137,7 @@ def in_short(*names: str) -> str:
     shown.index.name = f"{results.label('dereason')} minus"
     verdicts = "\n".join(f"- {render.verdict_line(_csv(name, 'claims'), name)}" for name in names)
     return (
-        "General average, in points; brackets: 95% interval. Ours and the paper's are averages of other benchmarks; the "
-        "paper gives no intervals.\n\n"
+        "General average, in points: of each profile's benchmarks with 95% intervals, the paper's of its own without.\n\n"
         f"{shown.to_markdown(disable_numparse=True)}\n\n{verdicts}"
     )
 
