@@ -102,9 +102,7 @@ def side_by_side(read: Results) -> pd.DataFrame:
             where = {"table": table, "scope": scope}
             label = f"{scope} {table}" if scope == AVERAGE else scope
             for corpus, title in CORPORA.items():
-                own = theirs[(theirs["corpus"] == corpus) | (theirs["arm"] == "base")].set_index("arm")[
-                    column
-                ]
+                own = tables.on_corpus(theirs, corpus)[column]
                 arms = [arm for arm in reversed(read.arms) if pd.notna(own.get(arm))]
                 for arm in arms if same or scope != AVERAGE else ():
                     shown = _apart(tables.rate(part, arm, label)[0], own[arm])

@@ -128,9 +128,8 @@ def in_short(*names: str) -> str:
         gains, seeds = comparisons.of_the_split(_csv(name, "effects")), _csv(name, "table1")["seeds"].iloc[0]
         cells = render.with_interval(gains, "difference", "low", "high")
         rows[f"`{name}`, {seeds} seed{'s' if seeds > 1 else ''}"] = dict(zip(gains.index, cells, strict=True))
-    theirs = tables.reported("table1").query("corpus.notna() or arm == 'base'")
     for corpus, title in tables.CORPORA.items():
-        own = theirs[theirs["corpus"].isna() | (theirs["corpus"] == corpus)].set_index("arm")["avg"]
+        own = tables.on_corpus(tables.reported("table1"), corpus)["avg"]
         rows[f"the paper, {title}"] = (own["dereason"] - own.drop("dereason")).map("{:+.1f}".format).to_dict()
     shown = pd.DataFrame.from_dict(rows, orient="index", columns=[arm for arm in PAPER if arm != "dereason"])
     shown = shown.dropna(axis="columns", how="all").fillna("").rename(columns=results.label)

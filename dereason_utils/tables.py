@@ -34,6 +34,11 @@ def reported(name: str) -> pd.DataFrame:
     return pd.read_csv(paths.REPO / "results" / "paper" / f"reported_{name}.csv")
 
 
+def on_corpus(theirs: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """Of the paper's rows those trained on a corpus, by arm, and the base model's, which it reports once for both."""
+    return theirs[(theirs["corpus"] == corpus) | (theirs["arm"] == "base")].set_index("arm")
+
+
 @functools.lru_cache(maxsize=4)  # Tables 1 and 2, and figures
 def accuracy(read: Results, table: str) -> pd.DataFrame:
     """Tidy accuracies of one table ('general' or 'mathematics'): per arm and benchmark, then the average.
@@ -73,8 +78,7 @@ def main_table(read: Results, name: str) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows).round(2)
     for corpus in CORPORA:
-        theirs = reported(name)
-        theirs = theirs[(theirs["corpus"] == corpus) | (theirs["arm"] == "base")].set_index("arm")
+        theirs = on_corpus(reported(name), corpus)
         for column in REPORTED[name]:
             table[f"paper {corpus} {column}"] = table["arm"].map(theirs[column])
     return table
