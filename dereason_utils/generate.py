@@ -169,7 +169,8 @@ def reader(model):
     """(read(ids, mask, positions, cache) -> logits [rows, vocabulary] after each row's last token, function making a cache).
 
     ids and positions [rows, tokens]; mask [rows, keys] is 0 for padding, the cache's keys included. The weights are
-    those of the moment when the reader is made.
+    those of the moment when the reader is made. On a GPU there is no cache (None): after one, Unsloth's forward reads a
+    single token, whatever it is given.
     """
     if cpu_llama.is_readable(model):
         body = cpu_llama.body(model)
@@ -185,14 +186,17 @@ def reader(model):
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
             ).logits[:, -1]  # fmt: skip
 
+    if model.device.type == "cuda":
+        return read, lambda: None
     return read, lambda: Cache(layers=[RoomyLayer() for _ in range(model.config.num_hidden_layers)])
 
 
 def read_prompts(model, tokenizer, reader, prompts: list[list[int]]):
-    """(logits after each prompt, mask, cache) of a batch; what all prompts begin with is read once."""
+    """(logits after each prompt, mask, cache) of a batch; with a cache, what all prompts begin with is read once."""
     read, new_cache = reader
     cache = new_cache()
-    width = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
+    shared = cache is not None and len(prompts) > 1
+    width = min(len(commonprefix(prompts)), min(map(len, prompts)) - 1) if shared else 0
     ids, mask, positions = left_padded([prompt[width:] for prompt in prompts], tokenizer, model.device)
     if width:
         start = torch.tensor([prompts[0][:width]], device=model.device)

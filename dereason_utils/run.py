@@ -37,6 +37,9 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONHASHSEED": "0",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences a debugger warning in every notebook
+    # GRPO on a GPU: logits are made again for the backward pass, not kept. Kept, they are compiled as one graph whose
+    # parts grow with the micro-batch: minutes for 16 rows, and 18 GB in a measurement where 8 were planned (LOG.md).
+    "UNSLOTH_GRPO_LOGPROB_RECOMPUTE": "1",
 }
 UNPROVEN = (
     "The notebook ended without writing its manifest, so the step does not count as done: "

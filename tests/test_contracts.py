@@ -11,7 +11,7 @@ import os
 import pytest
 import wheels
 
-from dereason_utils import gpu, grpo, paths, profiles, sft
+from dereason_utils import gpu, grpo, paths, profiles, run, sft
 
 pytestmark = pytest.mark.skipif(
     "DEREASON_CONTRACTS" not in os.environ, reason="downloads 350 MB of wheels: make test-contracts"
@@ -269,6 +269,12 @@ def test_unsloths_checks_leave_our_settings_as_they_are(name, preset, check, mon
     exec(codes[0], {"os": os}, after)  # noqa: S102 (constant text of a pinned release)
     assert {key: after[key] for key in given} == given
     assert "change" not in capsys.readouterr().out
+
+
+def test_unsloths_loss_makes_the_logits_again():
+    name = "UNSLOTH_GRPO_LOGPROB_RECOMPUTE"
+    loss = text_of("unsloth-zoo", "unsloth_zoo/rl_replacements.py", "grpo_accumulated_loss")
+    assert f"os.environ.get('{name}', '0') == '1'" in loss and run.ENVIRONMENT[name] == "1"
 
 
 def test_unsloths_other_changes_do_not_apply():

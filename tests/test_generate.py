@@ -56,6 +56,17 @@ def test_prompts_that_begin_alike_are_read_once_and_give_the_same(model, tokeniz
         assert ours.tokens == theirs.tolist()
 
 
+def test_prompts_read_without_a_cache_as_on_a_gpu_give_the_same_logits(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(generate.cpu_llama, "is_readable", lambda model: False)
+    prompts = [[9, 8, 7, 6, *prompt] for prompt in PROMPTS]
+    read, new_cache = generate.reader(model)
+    with torch.no_grad():
+        cached, _, cache = generate.read_prompts(model, tokenizer, (read, new_cache), prompts)
+        whole, _, none = generate.read_prompts(model, tokenizer, (read, lambda: None), prompts)
+    assert cache is not None and none is None
+    torch.testing.assert_close(whole, cached)
+
+
 @pytest.fixture
 def frozen(model):
     for weight in model.parameters():
