@@ -37,8 +37,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONHASHSEED": "0",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences a debugger warning in every notebook
-    # GRPO on a GPU: logits are made again for the backward pass, not kept. Kept, they are compiled as one graph whose
-    # parts grow with the micro-batch: minutes for 16 rows, and 18 GB in a measurement where 8 were planned (LOG.md).
+    # GRPO on a GPU: a micro-batch's logits are made again for the backward pass. Else Unsloth keeps them, and compiles one
+    # graph that grows with the micro-batch: minutes for 16 rows (LOG.md). On a CPU it changes no byte.
     "UNSLOTH_GRPO_LOGPROB_RECOMPUTE": "1",
 }
 UNPROVEN = (
