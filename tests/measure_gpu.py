@@ -4,7 +4,9 @@ The policy has the shape of the profile's and random weights, with the tokenizer
 shapes, not on what was learned, and no hub is needed. Each preset of `single_gpu` and each training stage is a process of its
 own: it loads the policy as the notebooks do, runs the canary on the longest sequences that the profile allows, and
 then a few updates on sequences of that length by the stage's own function. Rollouts of that length are random tokens,
-every other one rewarded, because drawing them without vLLM takes minutes; the canary draws real ones.
+every other one rewarded, because drawing them without vLLM takes minutes; the canary draws real ones. Of a larger card another
+process holds what a card of the preset would not have, because Unsloth sizes its passes by what is free; results/robustness/gpu.csv
+was measured before that was so.
 """
 
 import argparse
@@ -14,17 +16,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import measure_memory
 
 from dereason_utils import disk, memory_model, models, needs, paths, plan, profiles
+from dereason_utils.run import ENVIRONMENT
 
 STAGES = ("03_sft", "04_grpo")
 MICRO_BATCHES, UPDATES = 4, 2
 GB = 1e9
 TABLE = paths.REPO / "results" / "robustness" / "gpu.csv"
+HOLD = """import sys, torch
+_, total = torch.cuda.mem_get_info()
+held = torch.empty(max(0, total - int(sys.argv[1])), dtype=torch.uint8, device="cuda")
+print(len(held), flush=True)
+sys.stdin.read()"""
 
 
 def settings_of(preset: str, policy: Path) -> profiles.Profile:
@@ -185,13 +194,24 @@ def speed(seconds: float, tokens: int) -> dict:
 # ---- all cases ----
 
 
+@contextmanager
+def no_more_than(size: float):
+    """Leave `size` bytes of the card; the rest is held until the end."""
+    line = [sys.executable, "-c", HOLD, str(int(size))]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        if not holder.stdout.readline():
+            raise RuntimeError("The rest of the card could not be taken: is another program on it?")
+        yield
+        holder.stdin.close()
+
+
 def case(preset: str, stage: str, policy: Path) -> dict:
     """A row of the table; `error` says why a case ended early."""
     line = [sys.executable, __file__, "--case", preset, stage, str(policy)]
     places = os.pathsep.join(filter(None, (str(paths.REPO), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        line, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": places}
-    )
+    environment = {**ENVIRONMENT, **os.environ, "PYTHONPATH": places}  # as a notebook has it
+    with no_more_than(float(preset.removesuffix("gb")) * GB):
+        done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         print(done.stderr[-3000:], flush=True)
         facts = {"error": done.stderr.strip().splitlines()[-1][:300]}
