@@ -201,8 +201,7 @@ def no_more_than(size: float):
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         if not holder.stdout.readline():
             raise RuntimeError("The rest of the card could not be taken: is another program on it?")
-        yield
-        holder.stdin.close()
+        yield  # leaving the block closes its input, which ends it
 
 
 def case(preset: str, stage: str, policy: Path) -> dict:
