@@ -148,6 +148,21 @@ def gains_by_steps(read: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stage", "a", "b", "steps", "accuracy", "low", "high"]).round(2)
 
 
+def split_by_steps(read: Results) -> pd.DataFrame:
+    """The split by difficulty minus each other trained arm on the same questions, per true number of steps.
+
+    Columns arm, seeds, steps, difference, low, high (points); no rows without dereason. Not registered, and not corrected
+    for their number.
+    """
+    rows, ours = [], "dereason"
+    others = [arm for arm in read.arms if arm != ours and (ARMS[arm].sft or ARMS[arm].rl)]
+    for arm in others if ours in read.arms else ():
+        for steps, part in read.items[read.items["steps"] > 0].groupby("steps"):
+            gain = comparisons.gain(part.assign(benchmark="one"), ours, arm, f"split, steps {steps}")
+            rows.append((arm, len(read.seeds_of(ours, arm)), steps, *gain.values()))
+    return pd.DataFrame(rows, columns=["arm", "seeds", "steps", "difference", "low", "high"]).round(2)
+
+
 def pass_at_k_around_rl(read: Results) -> pd.DataFrame:
     """pass@k before and after RL, general benchmarks: columns stage, when, arm, k, accuracy, low, high (percent)."""
     found = tables.pass_and_majority(read)

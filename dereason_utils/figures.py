@@ -1,4 +1,4 @@
-"""Figures 1 to 6 in the paper's sense, and seven more: each takes a table of `figure_data`, returns a figure.
+"""Figures 1 to 6 in the paper's sense, and 9, drawn like them: each takes a table of `figure_data`, returns a figure.
 
 data = figure_data.training_curve(read, "reward")
 plotting.save(figures.figure3(data), folder, "figure3", data, plotting.Provenance.of(read, profile))
@@ -11,11 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from dereason_utils import comparisons
 from dereason_utils.figure_data import STARTS
 from dereason_utils.plotting import (
     GREY,
-    ONE_COLUMN,
     PALETTE,
     TWO_COLUMNS,
     curve,
@@ -29,12 +27,10 @@ from dereason_utils.plotting import (
     points,
     remark,
     shade,
-    short,
     styled,
 )
 from dereason_utils.results import ONE_SCORE
 
-MOST_PAIRS = 30  # more do not fit on a page
 MEANS = "\n(mean over seeds and its 95% interval)"
 TITLES = {"general": "General benchmarks", "mathematics": "Mathematics"}
 
@@ -157,58 +153,6 @@ def figure6(data: pd.DataFrame | None) -> Figure:
 
 
 @styled
-def figure7(data: pd.DataFrame) -> Figure:
-    """Accuracy against the true number of reasoning steps, per arm."""
-    if data.empty:
-        return not_run("Accuracy by steps", "no benchmark of this run knows its steps")
-    figure, axis = plt.subplots(figsize=(TWO_COLUMNS, 2.8))
-    data, more = main_arms(data)
-    arms = list(dict.fromkeys(data["arm"]))
-    for place, arm in enumerate(arms):
-        line = data[data["arm"] == arm].sort_values("steps")
-        x = line["steps"] + min(0.1, 0.6 / len(arms)) * (place - (len(arms) - 1) / 2)
-        axis.plot(x, line["accuracy"], color=look(arm)[0], lw=1)
-        points(axis, x, line, arm)
-    axis.set(
-        xlabel="true number of reasoning steps (mini_stem test problems)" + more,
-        ylabel="accuracy in %, 95% interval",
-    )
-    from_zero(axis)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.grid(axis="x", visible=False)
-    label_arms(axis, data.sort_values("steps"), "accuracy")
-    return figure
-
-
-@styled
-def figure8(data: pd.DataFrame) -> Figure:
-    """SFT learning curves: running mean of the training loss (line) and validation loss (points)."""
-    if data.empty:
-        return not_run("SFT learning curves", "no arm of this run has an SFT stage")
-    figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.4))
-    data, more = main_arms(data)
-    for arm, line in data.groupby("arm", sort=False):
-        colour, marker = look(arm)
-        curve(axis, line, ["smoothed"], colour)
-        measured = line.groupby("step")["validation_loss"].mean().dropna()
-        axis.plot(
-            measured.index,
-            measured,
-            ls="",
-            marker=marker,
-            ms=4.5,
-            color=colour,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-        )
-    legend = "\n(line: training, running mean; points: validation)"
-    axis.set(xlabel="SFT step" + legend + more, ylabel="loss in nats per token")
-    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    label_arms(axis, data, "smoothed")
-    return figure
-
-
-@styled
 def figure9(data: pd.DataFrame) -> Figure:
     """Share of groups with differing rewards, the only ones from which GRPO learns."""
     return _curves(data, "share of informative groups", bottom=0.0)
@@ -235,124 +179,6 @@ def by_score(data: pd.DataFrame, ylabel: str) -> Figure:
         last = data[data["start"] == start].groupby(["score", "seed"])["smoothed"].last()
         ends = last.groupby("score").mean().items()
         label_ends(axis, [(y, f"score {score}", shade(score)) for score, y in ends])
-    return figure
-
-
-@styled
-def figure10(data: pd.DataFrame) -> Figure:
-    """Effect sizes of all arm pairs, a minus b, on both averages with 95% intervals; of many pairs dereason minus each other.
-
-    A pair with fewer training seeds than others says so.
-    """
-    if data.empty:
-        return not_run("Effects of all arm pairs", "this run has a single arm")
-    everything = len(data[["a", "b"]].drop_duplicates())
-    if everything > MOST_PAIRS:
-        data = comparisons.of(data, "dereason")
-    pairs = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
-    seeds = data.groupby(["a", "b"])["seeds"].min()
-    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 0.7 + 0.16 * len(pairs)), sharey=True)
-    for axis, (table, title) in zip(axes, TITLES.items(), strict=True):
-        part = data[data["table"] == table].set_index(["a", "b"])
-        axis.axvline(0, color=GREY, lw=0.8)
-        for place, pair in enumerate(pairs):
-            if pair in part.index:
-                row = part.loc[pair]
-                colour = look(pair[0])[0] if row["p_holm"] < 0.05 else GREY
-                axis.plot([row["low"], row["high"]], [place, place], color=colour, lw=1)
-                axis.plot(row["difference"], place, marker="o", ms=3.5, color=colour)
-        axis.set(title=title, xlabel="difference in points, 95% interval", ylim=(len(pairs) - 0.5, -0.5))
-        axis.grid(axis="y", visible=False)
-    most = seeds.max()
-    names = [
-        f"{short(a)} − {short(b)}" + (f" ({seeds[a, b]} of {most} seeds)" if seeds[a, b] < most else "")
-        for a, b in pairs
-    ]
-    axes[0].set_yticks(range(len(pairs)), names, fontsize=6.5)
-    rest = f"\nall {everything} pairs: effects.csv" if len(pairs) < everything else ""
-    axes[1].set_xlabel(axes[1].get_xlabel() + f"\n(grey: not below 0.05 after Holm){rest}")
-    return figure
-
-
-@styled
-def figure11(data: pd.DataFrame) -> Figure:
-    """What SFT and RL add, per true number of steps."""
-    if data.empty:
-        return not_run("Gains per difficulty", "needs known steps and two arms that differ in one stage")
-    figure, axis = plt.subplots(figsize=(TWO_COLUMNS, 2.8))
-    axis.axhline(0, color=GREY, lw=0.8)
-    stages, ends = list(dict.fromkeys(data["stage"])), []
-    for place, stage in enumerate(stages):
-        line = data[data["stage"] == stage].sort_values("steps")
-        arm = line["a"].iloc[0]
-        axis.plot(line["steps"] + 0.1 * place, line["accuracy"], color=look(arm)[0], lw=1)
-        points(axis, line["steps"] + 0.1 * place, line, arm)
-        ends.append((float(line["accuracy"].iloc[-1]), stage, look(arm)[0]))
-    axis.set(xlabel="true number of reasoning steps", ylabel="gain in points, 95% interval")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.grid(axis="x", visible=False)
-    label_ends(axis, ends)
-    if not any(stage.startswith("RL, from SFT") for stage in stages):
-        remark(axis, "RL after SFT on the same start: not run", right=True)
-    return figure
-
-
-@styled
-def figure12(data: pd.DataFrame) -> Figure:
-    """pass@k before (dashed) and after (solid) RL, general benchmarks."""
-    if data.empty:
-        return not_run("pass@k around RL", "no arm of this run differs from another in RL alone")
-    stages = list(dict.fromkeys(data["stage"]))
-    width = ONE_COLUMN if len(stages) == 1 else TWO_COLUMNS
-    figure, axes = plt.subplots(1, len(stages), figsize=(width, 2.4), sharey=True, squeeze=False)
-    for axis, stage in zip(axes[0], stages, strict=True):
-        part, ends = data[data["stage"] == stage], []
-        for place, (when, style) in enumerate((("before", "--"), ("after", "-"))):
-            line = part[part["when"] == when].sort_values("k")
-            arm, x = line["arm"].iloc[0], line["k"] * (1 + 0.03 * place)
-            axis.plot(x, line["accuracy"], ls=style, lw=1, color=look(arm)[0])
-            points(axis, x, line, arm)
-            ends.append((float(line["accuracy"].iloc[-1]), f"{when} RL", look(arm)[0]))
-        axis.set(title=stage.replace(", ", ",\n"), xlabel="k")
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(sorted(part["k"].unique()), [str(k) for k in sorted(part["k"].unique())])
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        label_ends(axis, ends)
-    axes[0][0].set_ylabel("pass@k in %, 95% interval")
-    from_zero(axes[0][0])
-    return figure
-
-
-@styled
-def figure13(data: pd.DataFrame) -> Figure:
-    """General average against the cost of training: tokens, and hours of cores where the steps recorded them."""
-    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.6), sharey=True)
-    data, more = main_arms(data)
-    known = data["core_hours"].notna().all()
-    tokens, hours = (data["sft_tokens"] + data["rl_tokens"]) / 1e3, data["core_hours" if known else "hours"]
-    sides = (
-        (axes[0], tokens, "thousand tokens: SFT's with loss, RL's sampled"),
-        (axes[1], hours, "core-hours of training" if known else "hours of training"),
-    )
-    data = data.sort_values("accuracy")
-    line = 0.065 * data["high"].max()  # a label's height in points of accuracy
-    for axis, x, label in sides:
-        labels: list[tuple[float, float]] = []
-        for (_, row), place in zip(data.iterrows(), x[data.index], strict=True):
-            points(
-                axis,
-                [place],
-                row.to_frame().T.astype({"accuracy": float, "low": float, "high": float}),
-                row["arm"],
-            )
-            beside = [height for other, height in labels if abs(other - place) < 0.3 * x.max()]
-            labels.append((place, max([row["accuracy"], *(height + line for height in beside)])))
-            axis.annotate(short(row["arm"]), labels[-1], xytext=(5, 3), textcoords="offset points",
-                          fontsize=6.5, color=look(row["arm"])[0], zorder=1,
-                          bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.4})  # fmt: skip
-        axis.set(xlabel=label + more, xlim=(-0.04 * max(x.max(), 1e-9), 1.25 * max(x.max(), 1e-9)))
-    axes[0].set_ylabel("general average in %, 95% interval")
-    from_zero(axes[0])
     return figure
 
 

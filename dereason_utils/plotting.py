@@ -35,7 +35,9 @@ _LOOKS = {
     "reversed": ("#56b4e9", "X"),
     "sft_all_then_rl_all": ("#de8f05", "p"),
 }
-MOST_ARMS = 8  # more colours cannot be told apart: then the arms above are drawn, and the CSV file has all
+_MAIN = tuple(_LOOKS)
+_LOOKS["sft_easy"] = ("#332288", "<")  # dereason before its RL
+MOST_ARMS = 8  # more colours cannot be told apart: then _MAIN is drawn, and the CSV file has all
 BAND_SEEDS = 3  # from so many seeds on a curve is the mean over them, with its interval
 _SHORT = {
     "base": "Base",
@@ -122,7 +124,7 @@ def not_run(title: str, why: str) -> Figure:
 
 def main_arms(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The rows that a figure can show, and a second line for its axis label where it cannot show every arm."""
-    shown = data if data["arm"].nunique() <= MOST_ARMS else data[data["arm"].isin(_LOOKS)]
+    shown = data if data["arm"].nunique() <= MOST_ARMS else data[data["arm"].isin(_MAIN)]
     more = data["arm"].nunique() - shown["arm"].nunique()
     return shown, f"\n({more} more arms in the CSV file)" if more else ""
 

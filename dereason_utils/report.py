@@ -70,6 +70,7 @@ FIGURES = (
     ("figure5", "Policy entropy"),
     ("figure6", "Accuracy of RL checkpoints"),
     ("figure7", "Accuracy against the true number of steps"),
+    ("figure14", "The split by difficulty minus each other arm, per number of steps"),
     ("figure10", "Effects of all arm pairs"),
     ("figure11", "What SFT and RL add, per difficulty"),
     ("figure12", "pass@k before and after RL"),

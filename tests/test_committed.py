@@ -64,6 +64,7 @@ def made_of(profile):
         ("figure11", figure_data.gains_by_steps),
         ("figure12", figure_data.pass_at_k_around_rl),
         ("figure13", figure_data.cost),
+        ("figure14", figure_data.split_by_steps),
     ],
 )
 def test_every_committed_table_is_what_the_results_give(read, name, make):

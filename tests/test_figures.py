@@ -1,5 +1,6 @@
 """Figures draw what their tables hold, say where it comes from and keep their size."""
 
+import dataclasses
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from dereason_utils import (
     figure_data,
     figures,
     manifest,
+    more_figures,
     paths,
     plotting,
     profiles,
@@ -46,17 +48,18 @@ def drawn(read):
         "figure3": (figures.figure3, curve(read, "reward")),
         "figure4": (figures.figure4, curve(read, "response_length")),
         "figure5": (figures.figure5, curve(read, "entropy")),
-        "figure7": (figures.figure7, figure_data.accuracy_by_steps(read)),
-        "figure8": (figures.figure8, figure_data.sft_curve(read)),
+        "figure7": (more_figures.figure7, figure_data.accuracy_by_steps(read)),
+        "figure8": (more_figures.figure8, figure_data.sft_curve(read)),
         "figure9": (figures.figure9, curve(read, "informative_share")),
         "figure3_scores": (
             lambda data: figures.by_score(data, "mean reward"),
             figure_data.by_score(read, "reward"),
         ),
-        "figure10": (figures.figure10, comparisons.effects(read)),
-        "figure11": (figures.figure11, figure_data.gains_by_steps(read)),
-        "figure12": (figures.figure12, figure_data.pass_at_k_around_rl(read)),
-        "figure13": (figures.figure13, figure_data.cost(read)),
+        "figure10": (more_figures.figure10, comparisons.effects(read)),
+        "figure11": (more_figures.figure11, figure_data.gains_by_steps(read)),
+        "figure12": (more_figures.figure12, figure_data.pass_at_k_around_rl(read)),
+        "figure13": (more_figures.figure13, figure_data.cost(read)),
+        "figure14": (more_figures.figure14, figure_data.split_by_steps(read)),
     }
 
 
@@ -64,7 +67,7 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
 
 
-NAMES = [*(f"figure{i}" for i in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13)), "figure3_scores"]
+NAMES = [*(f"figure{i}" for i in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14)), "figure3_scores"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -211,7 +214,7 @@ def test_what_was_not_run_says_so(read):
     for figure in (
         figures.figure6(None),
         figures.figure3(figure_data.training_curve(none, "reward")),
-        figures.figure8(figure_data.sft_curve(none)),
+        more_figures.figure8(figure_data.sft_curve(none)),
     ):
         assert "not run" in texts(figure)
         plt.close(figure)
@@ -249,6 +252,27 @@ def test_gains_compare_arms_that_differ_in_one_stage(drawn, read):
     assert row["accuracy"].item() == pytest.approx(100 * (items["sft_only"] - items["base"]), abs=0.006)
 
 
+def test_the_split_is_set_beside_every_trained_arm_by_steps(drawn, read):
+    data = drawn["figure14"][1]
+    assert set(data["arm"]) == {"rl_only", "sft_only", "random_split"} and set(data["steps"]) == set(
+        range(1, 9)
+    )
+    rates = read.items[read.items["steps"] == 4].groupby("arm")["correct"].mean()
+    row = data[(data["arm"] == "random_split") & (data["steps"] == 4)].iloc[0]
+    assert row["difference"] == pytest.approx(100 * (rates["dereason"] - rates["random_split"]), abs=0.006)
+    assert row["low"] < row["difference"] < row["high"]
+    figure = more_figures.figure14(data)
+    assert {"minus RL only", "minus SFT only", "minus Random split"} <= set(texts(figure))
+    plt.close(figure)
+
+
+def test_without_dereason_its_figure_says_so(read):
+    lacking = dataclasses.replace(read, arms=tuple(arm for arm in read.arms if arm != "dereason"))
+    figure = more_figures.figure14(figure_data.split_by_steps(lacking))
+    assert "not run" in texts(figure)
+    plt.close(figure)
+
+
 def test_cost_counts_an_arms_own_training(drawn, read):
     data = drawn["figure13"][1].set_index("arm")
     rollouts = paths.step_dir("cpu", "04_grpo", "rl_only", 0) / "rollouts.parquet"
@@ -274,7 +298,7 @@ def test_of_very_many_pairs_those_with_dereason_are_drawn():
         for b in arms[place + 1 :]
         for table in ("general", "mathematics")
     ]
-    figure = figures.figure10(pd.DataFrame(rows))
+    figure = more_figures.figure10(pd.DataFrame(rows))
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == 9 and all(name.startswith("DeReason − ") for name in names)
     assert [name for name in names if "seeds" in name] == ["DeReason − arm 8 (1 of 3 seeds)"]
