@@ -3,8 +3,8 @@
     python -m dereason_utils.readme README.md [--check]
 
 writes the parts from the CSV files of results/<profile>/06_figures, or checks that they stand there. The README says what it
-shows: "headline of <profile>, <profile>", "table1 of <profile>", "findings of <profile>", "effects of <profile>" and
-"claims of <profile>, <profile>".
+shows: "headline of <profile>, <profile>", "table1 of <profile>", "findings of <profile>", "effects of <profile>",
+"steps of <profile>" and "claims of <profile>, <profile>".
 """
 
 import argparse
@@ -51,6 +51,7 @@ def _rendered(readme: Path) -> str:
         "table1": table1,
         "findings": findings,
         "effects": effects,
+        "steps": steps,
         "claims": ledger,
     }
     name = rf"(({'|'.join(kinds)}) of (\w+(?:, \w+)*))"
@@ -165,6 +166,18 @@ def effects(profile: str) -> str:
         "seeds": wide.loc[arms, "seeds"].astype(str).tolist(),
     }
     return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
+
+
+def steps(profile: str) -> str:
+    """Figure 14 as a table: a row for every trained arm beside dereason, a column for each number of steps."""
+    table = read_csv(paths.step_dir(profile, "06_figures") / "figure14.csv")
+    shown = table.assign(cell=with_interval(table, "difference", "low", "high")).pivot(
+        index="arm", columns="steps", values="cell"
+    )
+    shown = shown.loc[list(results.in_order(shown.index))].rename(index=results.label)
+    shown.columns = [f"{count} step{'s' * (count > 1)}" for count in shown.columns]
+    shown = shown.rename_axis(f"points: {results.label('dereason')} minus").reset_index()
+    return shown.to_markdown(index=False, disable_numparse=True)
 
 
 def ledger(*named: str) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import synthetic_results
 
-from dereason_utils import comparisons, paths, readme, report, results, tables
+from dereason_utils import comparisons, figure_data, paths, readme, report, results, tables
 from dereason_utils.errors import InputError
 
 ARM_NAMES = list(synthetic_results.SKILL)
@@ -39,6 +39,7 @@ def drawn(tmp_path, monkeypatch, read, table1):
         "table1": table1,
         "effects": comparisons.effects(read),
         "effects_on_these_families": comparisons.effects_on_these_families(read),
+        "figure14": figure_data.split_by_steps(read),
     }
     for profile, verdict in (("nano", "contradicted"), ("cpu", "undecided")):
         where = paths.step_dir(profile, "06_figures")
@@ -67,6 +68,7 @@ def marked(tmp_path, *parts):
         "table1 of cpu",
         "findings of nano",
         "effects of cpu",
+        "steps of cpu",
         "claims of cpu",
         "claims of nano, cpu",
     ],
@@ -186,6 +188,15 @@ def test_effects_show_dereason_beside_every_other_trained_arm(drawn):
     )
     turned.to_csv(drawn / "effects.csv", index=False)
     assert readme.effects("nano") == text
+
+
+def test_steps_show_dereason_beside_every_other_trained_arm_at_each_number_of_steps(drawn):
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in readme.steps("nano").splitlines()]
+    table = pd.read_csv(drawn / "figure14.csv")
+    assert rows[0][1:] == [f"{steps} step{'s' * (steps > 1)}" for steps in sorted(set(table["steps"]))]
+    assert [row[0] for row in rows[2:]] == ["RL only", "SFT only", "SFT then random RL"]
+    [cell] = table.query("arm == 'sft_only' and steps == 3").itertuples()
+    assert rows[3][3] == f"{cell.difference:+.1f} [{cell.low:+.1f}, {cell.high:+.1f}]"
 
 
 @pytest.mark.parametrize(
