@@ -80,9 +80,9 @@ def training_curve(read: Results, column: str) -> pd.DataFrame:
                 }
             )
         )
-    return _joined(
-        parts, ["start", "arm", "seed", "step", "value", "smoothed", "slope", "slope_low", "slope_high"]
-    )
+    names = ["start", "arm", "seed", "step", "value", "smoothed", "slope", "slope_low", "slope_high"]
+    # Processors differ in a float's last digits; the tables, and so the figures, shall not.
+    return _joined(parts, names).round(9)
 
 
 def along_rl(read: Results) -> pd.DataFrame:

@@ -207,25 +207,24 @@ def figure14(data: pd.DataFrame) -> Figure:
     data, more = main_arms(data)
     arms = list(dict.fromkeys(data["arm"]))
     rows = 1 + (len(arms) > MOST_ARMS // 2)
+    columns = -(-len(arms) // rows)
     figure, axes = plt.subplots(
-        rows,
-        -(-len(arms) // rows),
-        figsize=(TWO_COLUMNS, 0.5 + 1.5 * rows),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
+        rows, columns, figsize=(TWO_COLUMNS, 0.6 + 1.5 * rows), sharey=True, squeeze=False
     )
-    for axis, arm in zip(axes.flat, arms, strict=False):
+    for place, (axis, arm) in enumerate(zip(axes.flat, arms, strict=False)):
         line = data[data["arm"] == arm].sort_values("steps")
         axis.axhline(0, color=GREY, lw=0.8)
         axis.plot(line["steps"], line["difference"], color=look(arm)[0], lw=1)
         points(axis, line["steps"], line.rename(columns={"difference": "accuracy"}), arm)
         seeds = line["seeds"].iloc[0]
         axis.set_title(f"minus {short(arm)}" + (f"\n({seeds} of {most} seeds)" if seeds < most else ""))
+        if place + columns >= len(arms):  # nothing below it
+            axis.set_xlabel("true number of reasoning steps")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(axis="x", visible=False)
     for axis in axes.flat[len(arms) :]:
         axis.set_axis_off()
-    figure.supxlabel("true number of reasoning steps (mini_stem test problems)" + more)
-    figure.supylabel("DeReason minus the arm,\npoints, 95% interval")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("DeReason minus the arm,\npoints, 95% interval")
+    axes[-1, 0].set_xlabel(axes[-1, 0].get_xlabel() + more)
     return figure
