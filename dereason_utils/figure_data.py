@@ -139,11 +139,11 @@ def by_score(read: Results, column: str) -> pd.DataFrame:
 def gains_by_steps(read: Results) -> pd.DataFrame:
     """What a training stage adds, per true number of steps: columns stage, a, b, steps, accuracy, low, high (points)."""
     rows = []
-    items = read.items[read.items["steps"] > 0]
+    items = read.items[read.items["steps"] > 0].assign(benchmark="one")
     for stage, after, before in STAGES:
         if {after, before} <= set(read.arms):
             for steps, part in items.groupby("steps"):
-                gain = comparisons.gain(part.assign(benchmark="one"), after, before, f"steps {steps}")
+                gain = comparisons.gain(part, after, before, f"steps {steps}")
                 rows.append((stage, after, before, steps, gain["difference"], gain["low"], gain["high"]))
     return pd.DataFrame(rows, columns=["stage", "a", "b", "steps", "accuracy", "low", "high"]).round(2)
 
@@ -156,9 +156,11 @@ def split_by_steps(read: Results) -> pd.DataFrame:
     """
     rows, ours = [], "dereason"
     others = [arm for arm in read.arms if arm != ours and (ARMS[arm].sft or ARMS[arm].rl)]
+    items = read.items[read.items["steps"] > 0].assign(benchmark="one")
+    parts = list(items.groupby("steps"))
     for arm in others if ours in read.arms else ():
-        for steps, part in read.items[read.items["steps"] > 0].groupby("steps"):
-            gain = comparisons.gain(part.assign(benchmark="one"), ours, arm, f"split, steps {steps}")
+        for steps, part in parts:
+            gain = comparisons.gain(part, ours, arm, f"split, steps {steps}")
             rows.append((arm, len(read.seeds_of(ours, arm)), steps, *gain.values()))
     return pd.DataFrame(rows, columns=["arm", "seeds", "steps", "difference", "low", "high"]).round(2)
 

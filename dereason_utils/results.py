@@ -201,16 +201,16 @@ def cube(items: pd.DataFrame, arm: str, value: str = "correct") -> tuple[np.ndar
     paired. Where benchmarks differ in their number of samples, each question has one value: its samples' mean.
     A question without a family is a group of its own.
     """
-    rows = items[items["arm"] == arm]
+    about = ["benchmark", "table", "item_id", "subject", "family", "steps"]
+    rows = items.loc[items["arm"] == arm, ["seed", "sample", *about, value]]
     if rows.empty:
         raise InputError(f"No evaluation of arm {arm!r} was read: run 05_eval for it first.")
     if rows.groupby(["seed", "item_id"]).size().nunique() > 1:
-        keys = ["seed", "benchmark", "table", "item_id", "subject", "family", "steps"]
-        rows = rows.groupby(keys, dropna=False)[value].mean().reset_index().assign(sample=0)
+        rows = rows.groupby(["seed", *about], dropna=False)[value].mean().reset_index().assign(sample=0)
     rows = rows.sort_values(["seed", "benchmark", "item_id", "sample"], kind="stable")
     questions = rows[rows["seed"] == rows["seed"].iloc[0]].drop_duplicates("item_id").reset_index(drop=True)
     shape = (rows["seed"].nunique(), len(questions), -1)
-    questions = questions[["benchmark", "table", "item_id", "subject", "family", "steps"]]
+    questions = questions[about]
     family = questions["family"].astype(object).fillna(questions["item_id"].astype(object))
     group = questions["benchmark"].astype(object).map(source) + " " + family
     return rows[value].to_numpy(float).reshape(shape), questions.assign(group=group)

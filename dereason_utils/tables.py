@@ -111,10 +111,11 @@ def scorings(read: Results) -> pd.DataFrame:
 def by_group(read: Results, column: str) -> pd.DataFrame:
     """Accuracy in percent per arm and value of `column`: 'subject', or 'steps' where they are known."""
     items = read.items[read.items["steps"] > 0] if column == "steps" else read.items
+    parts = {value: part.assign(benchmark="one") for value, part in items.groupby(column)}
     rows = []
     for arm in read.arms:
-        for value, part in items.groupby(column):
-            estimate, copies = rate(part.assign(benchmark="one"), arm, f"{column} {value}")
+        for value, part in parts.items():
+            estimate, copies = rate(part, arm, f"{column} {value}")
             failed = part.loc[part["arm"] == arm, "parse_failure"].mean()
             rows.append(
                 {"arm": arm, column: value, **_percent(estimate), "parse_failure": 100 * failed}
@@ -125,6 +126,7 @@ def by_group(read: Results, column: str) -> pd.DataFrame:
     return pd.DataFrame(rows).round(2)
 
 
+@functools.lru_cache(maxsize=2)  # its table, and figure 12
 def pass_and_majority(read: Results) -> pd.DataFrame:
     """pass@k (k = 1, 2, 4, ... samples) and maj@K per arm in percent, as averages of the benchmarks.
 
