@@ -80,9 +80,10 @@ def training_curve(read: Results, column: str) -> pd.DataFrame:
                 }
             )
         )
-    names = ["start", "arm", "seed", "step", "value", "smoothed", "slope", "slope_low", "slope_high"]
-    # Processors differ in a float's last digits; the tables, and so the figures, shall not.
-    return _joined(parts, names).round(9)
+    computed = ["smoothed", "slope", "slope_low", "slope_high"]
+    curves = _joined(parts, ["start", "arm", "seed", "step", "value", *computed])
+    # Processors differ in a computed number's last digits; the tables, and so the figures, shall not.
+    return curves.round(dict.fromkeys(computed, 9))
 
 
 def along_rl(read: Results) -> pd.DataFrame:

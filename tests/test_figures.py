@@ -171,7 +171,8 @@ def test_training_curve_keeps_values_and_adds_slopes(drawn, read):
 def test_short_curves_are_drawn_as_they_are(read):
     short = results.Results(**{**vars(read), "grpo": read.grpo[read.grpo["step"] <= 3]})
     data = figure_data.training_curve(short, "reward")
-    assert data["smoothed"].equals(data["value"]) and data["slope"].isna().all()
+    np.testing.assert_allclose(data["smoothed"], data["value"], atol=1e-9)
+    assert data["slope"].isna().all()
     plt.close(figures.figure3(data))
 
 
@@ -271,6 +272,23 @@ def test_without_dereason_its_figure_says_so(read):
     figure = more_figures.figure14(figure_data.split_by_steps(lacking))
     assert "not run" in texts(figure)
     plt.close(figure)
+
+
+def test_the_split_beside_many_arms_shows_the_main_ones_and_counts_the_others():
+    def beside(arms):
+        rows = [(arm, 2, steps, 1.0, 0.5, 1.5) for arm in arms for steps in (1, 2)]
+        names = ["arm", "seeds", "steps", "difference", "low", "high"]
+        figure = more_figures.figure14(pd.DataFrame(rows, columns=names))
+        plt.close(figure)
+        return texts(figure)
+
+    sweep = [f"rl_score_{score}" for score in range(1, 6)] + [
+        f"sft_rl_score_{score}" for score in range(1, 6)
+    ]
+    shown = beside(["rl_only", *sweep])
+    assert [text for text in shown if text.startswith("minus")] == ["minus RL only"]
+    assert any("(10 more arms in the CSV file)" in text for text in shown)
+    assert any("the CSV file has them" in text for text in beside(sweep))
 
 
 def test_cost_counts_an_arms_own_training(drawn, read):
