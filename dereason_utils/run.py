@@ -37,8 +37,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONHASHSEED": "0",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences a debugger warning in every notebook
-    # GRPO on a GPU: a micro-batch's logits are made again for the backward pass. Else Unsloth keeps them, and compiles one
-    # graph that grows with the micro-batch: minutes for 16 rows (LOG.md). On a CPU it changes no byte.
+    # GRPO on a GPU: log-probabilities before the update and in it come from one function, which keeps no logits but makes
+    # them again, a part at a time and without a compiled graph of all parts (LOG.md). On a CPU it changes no byte.
     "UNSLOTH_GRPO_LOGPROB_RECOMPUTE": "1",
 }
 UNPROVEN = (

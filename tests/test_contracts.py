@@ -275,6 +275,17 @@ def test_unsloths_loss_makes_the_logits_again():
     name = "UNSLOTH_GRPO_LOGPROB_RECOMPUTE"
     loss = text_of("unsloth-zoo", "unsloth_zoo/rl_replacements.py", "grpo_accumulated_loss")
     assert f"os.environ.get('{name}', '0') == '1'" in loss and run.ENVIRONMENT[name] == "1"
+    # And reads a step's rollouts by the same function before the update, not by a graph with four parts for each.
+    before = text_of("unsloth", REPLACED, "grpo_trainer__get_per_token_logps_and_entropies")
+    (choice,) = (
+        ast.unparse(node.body)
+        for node in ast.walk(ast.parse(before))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == f"os.environ.get('{name}', '0') == '1'"
+    )
+    assert (
+        "chunked_hidden_states_selective_log_softmax_recompute as chunked_hidden_states_selective_log_softmax"
+        in choice
+    )
 
 
 def test_unsloths_other_changes_do_not_apply():
