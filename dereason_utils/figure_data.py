@@ -1,5 +1,7 @@
 """The numbers behind each figure, as tidy tables: exactly what is drawn and written beside each picture."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -139,13 +141,8 @@ def by_score(read: Results, column: str) -> pd.DataFrame:
 
 def gains_by_steps(read: Results) -> pd.DataFrame:
     """What a training stage adds, per true number of steps: columns stage, a, b, steps, accuracy, low, high (points)."""
-    rows = []
-    items = read.items[read.items["steps"] > 0].assign(benchmark="one")
-    for stage, after, before in STAGES:
-        if {after, before} <= set(read.arms):
-            for steps, part in items.groupby("steps"):
-                gain = comparisons.gain(part, after, before, f"steps {steps}")
-                rows.append((stage, after, before, steps, gain["difference"], gain["low"], gain["high"]))
+    stages = {(a, b): stage for stage, a, b in STAGES if {a, b} <= set(read.arms)}
+    rows = [(stages[a, b], a, b, *rest) for a, b, *rest in _differences_by_steps(read, stages)]
     return pd.DataFrame(rows, columns=["stage", "a", "b", "steps", "accuracy", "low", "high"]).round(2)
 
 
@@ -155,15 +152,22 @@ def split_by_steps(read: Results) -> pd.DataFrame:
     Columns arm, seeds, steps, difference, low, high (points); no rows without dereason. Not registered, and not corrected
     for their number.
     """
-    rows, ours = [], "dereason"
+    ours = "dereason"
     others = [arm for arm in read.arms if arm != ours and (ARMS[arm].sft or ARMS[arm].rl)]
+    found = _differences_by_steps(read, [(ours, arm) for arm in others if ours in read.arms])
+    rows = [(arm, len(read.seeds_of(ours, arm)), *rest) for _, arm, *rest in found]
+    return pd.DataFrame(rows, columns=["arm", "seeds", "steps", "difference", "low", "high"]).round(2)
+
+
+def _differences_by_steps(read: Results, pairs: Iterable[tuple[str, str]]) -> list[tuple]:
+    """(a, b, steps, a minus b, low, high) in points: of each pair of arms, per true number of steps."""
     items = read.items[read.items["steps"] > 0].assign(benchmark="one")
     parts = list(items.groupby("steps"))
-    for arm in others if ours in read.arms else ():
-        for steps, part in parts:
-            gain = comparisons.gain(part, ours, arm, f"split, steps {steps}")
-            rows.append((arm, len(read.seeds_of(ours, arm)), steps, *gain.values()))
-    return pd.DataFrame(rows, columns=["arm", "seeds", "steps", "difference", "low", "high"]).round(2)
+    return [
+        (a, b, steps, *comparisons.gain(part, a, b, f"steps {steps}").values())
+        for a, b in pairs
+        for steps, part in parts
+    ]
 
 
 def pass_at_k_around_rl(read: Results) -> pd.DataFrame:

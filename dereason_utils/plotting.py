@@ -123,10 +123,14 @@ def not_run(title: str, why: str) -> Figure:
 
 
 def main_arms(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The rows that a figure can show, and a second line for its axis label where it cannot show every arm."""
-    shown = data if data["arm"].nunique() <= MOST_ARMS else data[data["arm"].isin(_MAIN)]
-    more = data["arm"].nunique() - shown["arm"].nunique()
-    return shown, f"\n({more} more arms in the CSV file)" if more else ""
+    """The rows that a figure can show, and a second line for its axis label where it cannot show every arm.
+
+    Of more than MOST_ARMS arms those with a look of their own are shown; where there are none, the first.
+    """
+    arms = list(dict.fromkeys(data["arm"]))
+    shown = arms if len(arms) <= MOST_ARMS else [arm for arm in arms if arm in _MAIN] or arms[:MOST_ARMS]
+    more = len(arms) - len(shown)
+    return data[data["arm"].isin(shown)], f"\n({more} more arms in the CSV file)" if more else ""
 
 
 def curve(axis: Axes, line: pd.DataFrame, values: Sequence[str], colour: str) -> bool:

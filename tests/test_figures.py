@@ -288,7 +288,21 @@ def test_the_split_beside_many_arms_shows_the_main_ones_and_counts_the_others():
     shown = beside(["rl_only", *sweep])
     assert [text for text in shown if text.startswith("minus")] == ["minus RL only"]
     assert any("(10 more arms in the CSV file)" in text for text in shown)
-    assert any("the CSV file has them" in text for text in beside(sweep))
+    shown = beside(sweep)
+    assert sum(text.startswith("minus") for text in shown) == plotting.MOST_ARMS
+    assert any("(2 more arms in the CSV file)" in text for text in shown)
+
+
+def test_two_figures_of_one_difference_say_the_same(read):
+    """dereason minus sft_easy is what RL adds (Figure 11) and what the split is ahead by (Figure 14)."""
+    renamed = read.items.assign(arm=read.items["arm"].astype(str).replace("sft_only", "sft_easy"))
+    both = dataclasses.replace(read, items=renamed, arms=("sft_easy", "dereason"))
+    gains, split = figure_data.gains_by_steps(both), figure_data.split_by_steps(both)
+    assert set(gains["a"]) == {"dereason"} and set(split["arm"]) == {"sft_easy"}
+    assert (
+        gains[["accuracy", "low", "high"]].to_numpy().tolist()
+        == split[["difference", "low", "high"]].to_numpy().tolist()
+    )
 
 
 def test_cost_counts_an_arms_own_training(drawn, read):
@@ -350,8 +364,12 @@ def test_a_curve_of_few_seeds_shows_each_and_of_many_their_mean_with_its_interva
 
 def test_of_many_arms_a_figure_shows_those_that_have_a_colour_of_their_own():
     few = pd.DataFrame({"arm": list(ARMS)[:8]})
-    assert plotting.main_arms(few)[0] is few
+    assert plotting.main_arms(few)[0].equals(few) and plotting.main_arms(few)[1] == ""
     shown, more = plotting.main_arms(pd.DataFrame({"arm": list(ARMS)}))
     assert {"base", "dereason", "reversed"} <= set(shown["arm"])
     assert shown["arm"].nunique() == plotting.MOST_ARMS
     assert f"({len(ARMS) - 8} more arms" in more
+    others = [arm for arm in ARMS if arm not in plotting._MAIN]
+    shown, more = plotting.main_arms(pd.DataFrame({"arm": others}))
+    assert shown["arm"].tolist() == others[: plotting.MOST_ARMS]
+    assert f"({len(others) - plotting.MOST_ARMS} more arms" in more
