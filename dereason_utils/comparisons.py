@@ -3,7 +3,7 @@
 Every number of ours comes from 05_eval's per-item files and is in percentage points; `render` writes the tables.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import combinations
 
 import numpy as np
@@ -169,9 +169,10 @@ def of_the_split(pairs: pd.DataFrame) -> pd.DataFrame:
     return of(pairs[pairs["scope"] == GENERAL], "dereason").set_index("b")
 
 
-def gain(items: pd.DataFrame, after: str, before: str, name: str) -> dict:
-    """One paired difference in points on the given questions: difference, low, high."""
-    return _points(_difference(items, after, before, name))
+def gains(items: pd.DataFrame, pairs: Collection[tuple[str, str]], name: str) -> list[dict]:
+    """For each (a, b) arm a minus arm b on the given questions, in points: difference, low, high."""
+    cubes = {arm: results.cube(items, arm) for arm in {arm for pair in pairs for arm in pair}}
+    return [_points(_paired(cubes[a], cubes[b], generator(name, a, b))) for a, b in pairs]
 
 
 def _points(estimate: stats.Estimate) -> dict[str, float]:

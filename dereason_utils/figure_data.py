@@ -1,6 +1,6 @@
 """The numbers behind each figure, as tidy tables: exactly what is drawn and written beside each picture."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
@@ -159,14 +159,16 @@ def split_by_steps(read: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "seeds", "steps", "difference", "low", "high"]).round(2)
 
 
-def _differences_by_steps(read: Results, pairs: Iterable[tuple[str, str]]) -> list[tuple]:
+def _differences_by_steps(read: Results, pairs: Collection[tuple[str, str]]) -> list[tuple]:
     """(a, b, steps, a minus b, low, high) in points: of each pair of arms, per true number of steps."""
     items = read.items[read.items["steps"] > 0].assign(benchmark="one")
-    parts = list(items.groupby("steps"))
+    found = {
+        steps: comparisons.gains(part, pairs, f"steps {steps}") for steps, part in items.groupby("steps")
+    }
     return [
-        (a, b, steps, *comparisons.gain(part, a, b, f"steps {steps}").values())
-        for a, b in pairs
-        for steps, part in parts
+        (a, b, steps, *gains[place].values())
+        for place, (a, b) in enumerate(pairs)
+        for steps, gains in found.items()
     ]
 
 

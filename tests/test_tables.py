@@ -276,9 +276,7 @@ def test_the_interval_of_a_gain_ends_at_a_hundred_points():
     )
     after = base.assign(arm="sft_only", correct=[True] * 8 + [True, False] * 4)
     items = pd.concat([base, after])
-    gained, lost = (
-        comparisons.gain(items, *pair, "steps 1") for pair in (("sft_only", "base"), ("base", "sft_only"))
-    )
+    gained, lost = comparisons.gains(items, [("sft_only", "base"), ("base", "sft_only")], "steps 1")
     assert gained["difference"] == pytest.approx(75) and gained["high"] == 100 and gained["low"] < 75
     assert lost["difference"] == pytest.approx(-75) and lost["low"] == -100 and lost["high"] > -75
 
