@@ -234,7 +234,7 @@ def test_the_readme_says_what_share_of_hard_problems_is_solved_before_rl():
     text = (paths.REPO / "README.md").read_text(encoding="utf-8")
     solved = []
     for profile in ("nano", "nano_reach"):
-        table = pd.read_csv(paths.step_dir(profile, "06_figures") / "table1.csv").set_index("arm")
+        table = pd.read_csv(paths.REPO / "results" / profile / "06_figures" / "table1.csv").set_index("arm")
         solved.append(table.loc["sft_easy", "mini_stem hard"])
     before, there = re.search(
         r"the policy solves (\d+)% of them; in\n.*the policy solves (\d+)%", text
