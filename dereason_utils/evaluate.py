@@ -196,9 +196,10 @@ def spot_check(model, tokenizer, problems: pd.DataFrame, style: str, *, copies: 
     Columns: id, steps, gold, sample, completion, correct, parse_failure, ended, tokens, entropy (nats per token).
     """
     ids = [prompts.tokenise_prompt(question, tokenizer, style) for question in problems["question"]]
+    bar = progress.Bar(len(ids), "samples")  # of a whole pool they take many minutes
     drawn = generate.sample(
         model, tokenizer, ids, copies=copies, max_new_tokens=max_completion, temperature=temperature, seed=seed,
-        batch_size=128,
+        batch_size=128, on_batch=lambda done, _: bar.update(done),
     )  # fmt: skip
     rows = [
         {

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import small_policy
 
-from dereason_utils import corpora, evaluate, profiles
+from dereason_utils import corpora, evaluate, models, profiles
 from dereason_utils.benchmarks import BenchmarkItem
 from dereason_utils.generate import Completion
 from dereason_utils.schema import Problem
@@ -31,6 +31,19 @@ def test_summary_is_the_mean_of_the_rows():
     summary = evaluate.summarise(rows("\\boxed{7}", "\\boxed{7}", "\\boxed{8}", "none")).iloc[0]
     assert summary["pass@1"] == 0.5 and summary["maj@k"] == 1.0
     assert summary["parse_failures"] == 0.25 and summary["items"] == 1 and summary["samples"] == 4
+
+
+def test_a_look_at_problems_shows_how_far_it_is(tmp_path, capsys):
+    folder = small_policy.build(tmp_path)
+    model, tokenizer = models.load_policy(str(folder), small_policy.settings(folder), 0, train=False)
+    about = {"steps": 1, "answer": "7", "answer_type": "number"}
+    problems = pd.DataFrame([{"id": f"p{i}", "question": f"Is it {i}?", **about} for i in range(3)])
+    capsys.readouterr()
+    table = evaluate.spot_check(
+        model, tokenizer, problems, "plain", copies=2, max_completion=4, temperature=1.0, seed=0
+    )
+    assert table["id"].tolist() == ["p0", "p0", "p1", "p1", "p2", "p2"]
+    assert capsys.readouterr().out.startswith("samples [####################] 3/3")
 
 
 QUESTION = "Which particle of Zyxwv decays?\nA) muon\nB) the tau of Zyxwv\nC) quark\nD) gluon"
