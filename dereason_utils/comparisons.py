@@ -58,10 +58,9 @@ def differences(
             if averages_only and scope != AVERAGE:
                 continue
             name = f"{scope} {table}" if scope == AVERAGE else scope
-            cubes = {arm: results.cube(items, arm) for arm in {arm for pair in pairs for arm in pair}}
-            tests = [(a, b, _paired(cubes[a], cubes[b], generator(name, a, b), unit)) for a, b in pairs]
-            adjusted = stats.holm([estimate.p_value for *_, estimate in tests])
-            for (a, b, estimate), p in zip(tests, adjusted, strict=True):
+            estimates = _differences(items, pairs, name, unit)
+            adjusted = stats.holm([estimate.p_value for estimate in estimates])
+            for (a, b), estimate, p in zip(pairs, estimates, adjusted, strict=True):
                 rows.append(
                     {
                         "a": a,
@@ -107,8 +106,9 @@ def side_by_side(read: Results) -> pd.DataFrame:
                 for arm in arms if same or scope != AVERAGE else ():
                     shown = _apart(tables.rate(part, arm, label)[0], own[arm])
                     rows.append({"a": arm, "b": "", **where, "corpus": title} | shown)
-                for a, b in combinations(arms, 2):
-                    shown = _apart(_difference(part, a, b, label), own[a] - own[b])
+                pairs = list(combinations(arms, 2))
+                for (a, b), estimate in zip(pairs, _differences(part, pairs, label), strict=True):
+                    shown = _apart(estimate, own[a] - own[b])
                     rows.append({"a": a, "b": b, **where, "corpus": title} | shown)
     names = ["a", "b", "table", "scope", "corpus", "reported", "difference", "low", "high", "apart", "apart_low",
              "apart_high", "compatible"]  # fmt: skip
@@ -171,8 +171,7 @@ def of_the_split(pairs: pd.DataFrame) -> pd.DataFrame:
 
 def gains(items: pd.DataFrame, pairs: Collection[tuple[str, str]], name: str) -> list[dict]:
     """For each (a, b) arm a minus arm b on the given questions, in points: difference, low, high."""
-    cubes = {arm: results.cube(items, arm) for arm in {arm for pair in pairs for arm in pair}}
-    return [_points(_paired(cubes[a], cubes[b], generator(name, a, b))) for a, b in pairs]
+    return [_points(estimate) for estimate in _differences(items, pairs, name)]
 
 
 def _points(estimate: stats.Estimate) -> dict[str, float]:
@@ -181,8 +180,12 @@ def _points(estimate: stats.Estimate) -> dict[str, float]:
     return {"difference": 100 * estimate.value, "low": 100 * low, "high": 100 * high}
 
 
-def _difference(items: pd.DataFrame, a: str, b: str, name: str) -> stats.Estimate:
-    return _paired(results.cube(items, a), results.cube(items, b), generator(name, a, b))
+def _differences(
+    items: pd.DataFrame, pairs: Collection[tuple[str, str]], name: str, unit: str = "group"
+) -> list[stats.Estimate]:
+    """Of each pair of arms; an arm's answers are cut once, however many pairs it is in."""
+    cubes = {arm: results.cube(items, arm) for arm in {arm for pair in pairs for arm in pair}}
+    return [_paired(cubes[a], cubes[b], generator(name, a, b), unit) for a, b in pairs]
 
 
 def _paired(a: tuple, b: tuple, rng: np.random.Generator, unit: str = "group") -> stats.Estimate:
