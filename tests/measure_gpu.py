@@ -10,6 +10,7 @@ was measured before that was so.
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import subprocess
@@ -210,10 +211,9 @@ def case(preset: str, stage: str, policy: Path) -> dict:
     places = os.pathsep.join(filter(None, (str(paths.REPO), os.environ.get("PYTHONPATH"))))
     environment = {**ENVIRONMENT, **os.environ, "PYTHONPATH": places}  # as a notebook has it
     with no_more_than(float(preset.removesuffix("gb")) * GB):
-        done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+        done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=False, env=environment)
     if done.returncode:
-        print(done.stderr[-3000:], flush=True)
-        facts = {"error": done.stderr.strip().splitlines()[-1][:300]}
+        facts = {"error": f"ended with code {done.returncode}; what it said is above"}
     else:
         facts = json.loads(done.stdout.strip().splitlines()[-1])
     print(preset, stage, facts, flush=True)
@@ -248,6 +248,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=TABLE)
     options = parser.parse_args()
     if options.case:
+        faulthandler.dump_traceback_later(60, repeat=True)  # where it is: a compiler can take minutes
         preset, stage, policy = options.case
         print(json.dumps(child(preset, stage, Path(policy))))
         return

@@ -133,3 +133,11 @@ def test_sft_on_a_card_follows_that_on_a_cpu():
     table = pd.read_csv(measure_gpu.TABLE.with_name("gpu_sft.csv"))
     apart = (table["validation_loss_cpu"] - table["validation_loss_gpu"]).abs().dropna()
     assert len(apart) == 4 and apart.max() < 0.0002  # as README.md says
+
+
+def test_grpo_on_a_card_follows_that_on_a_cpu():
+    table = pd.read_csv(measure_gpu.TABLE.with_name("gpu_grpo.csv"))
+    quarters = table.groupby((table["step"] - 1) // 10).mean()
+    assert len(table) == 40  # every step of the profile
+    assert (quarters["reward_cpu"] - quarters["reward_gpu"]).abs().max() < 0.05  # as README.md says
+    assert (table["importance_ratio_gpu"] - 1).abs().max() < 0.0005
