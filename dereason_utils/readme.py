@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from dereason_utils import comparisons, disk, paths, profiles, report, results
-from dereason_utils.claims import ALPHA, CONTRADICTED, SUPPORTED
+from dereason_utils.claims import ALPHA, CONTRADICTED, NOT_TESTABLE, SUPPORTED
 from dereason_utils.errors import InputError
 from dereason_utils.render import (
     cost_line,
@@ -181,18 +181,19 @@ def steps(profile: str) -> str:
 
 
 def ledger(*named: str) -> str:
-    """The ledger of claims, from claims.csv: a column for each profile."""
+    """The ledger of claims, from claims.csv: a column for each profile with verdict and, where a claim was tested, our numbers."""
     ledgers = {name: read_csv(paths.step_dir(name, "06_figures") / "claims.csv") for name in named}
     first = next(iter(ledgers.values()))
     shown = pd.DataFrame({"claim": first["id"] + ": " + first["claim"]})
     for profile, table in ledgers.items():
-        shown[f"`{profile}`"] = (
-            "**" + table["verdict"] + "**: " + table["why"] + "<br>" + table["ours"].replace("–", "")
-        ).str.removesuffix("<br>")
+        decided = table["verdict"].isin([SUPPORTED, CONTRADICTED])
+        verdict = table["verdict"].mask(decided, "**" + table["verdict"] + "**")
+        numbers = ("<br>" + table["ours"].replace("–", "")).mask(table["verdict"] == NOT_TESTABLE, "")
+        shown[f"`{profile}`"] = (verdict + numbers).str.removesuffix("<br>")
     body = shown.to_markdown(index=False, disable_numparse=True)
     lines = [verdict_line(table, profile) for profile, table in ledgers.items()]
     links = ", ".join(f"[{profile}](results/{profile}/06_figures/claims.md)" for profile in ledgers)
-    more = f"With the paper's numbers and the figures: {links}."
+    more = f"Why each verdict, with the paper's numbers and the figures: {links}."
     return "\n\n".join(["\n".join(lines), body, more])
 
 
