@@ -18,7 +18,7 @@ from dereason_utils.errors import InputError
 from dereason_utils.measures import KNOWLEDGE, REASONING
 from dereason_utils.power import POWER
 from dereason_utils.profiles import Profile
-from dereason_utils.split import ARMS, seeds_of
+from dereason_utils.split import ARMS, PAPER, seeds_of
 from dereason_utils.tables import AVERAGE, TABLES
 
 NAME = "registration.md"
@@ -137,14 +137,17 @@ def _difference(said: str, profile: Profile) -> str:
     if said == text(profile):
         return ""
     whole, done = profiles.load(profile.name), len(profile.seeds)
-    plan = {"seeds": whole.seeds, "other_seeds": whole.other_seeds}
+    plan = {"seeds": whole.seeds, "other_seeds": whole.other_seeds, "arms": whole.arms}
     same = {**profile.model_dump(), **plan} == whole.model_dump()
-    if not same or profile.seeds != whole.seeds[:done] or said != text(whole):
+    left_out = [arm for arm in whole.arms if arm not in profile.arms]
+    part = profile.seeds == whole.seeds[:done] and not set(profile.arms) - set(whole.arms)
+    if not same or not part or set(left_out) & set(PAPER) or said != text(whole):
         return " Today's profile or rules differ from it."
     others = (
         "" if profile.other_seeds is None else f" ({profile.other_seeds} for the arms that the paper lacks)"
     )
-    return f" So far {done} of its {len(whole.seeds)} training seeds were run{others}."
+    without = f", without the arms {', '.join(left_out)}" if left_out else ""
+    return f" So far {done} of its {len(whole.seeds)} training seeds were run{others}{without}."
 
 
 def _precedes(file: Path, earlier: str, later: str) -> bool:

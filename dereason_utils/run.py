@@ -257,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _seeds_so_far(
     profile_name: str, key: workflow.StepKey, overrides: dict[str, object]
 ) -> dict[str, object]:
-    """The overrides under which 06_figures draws the seeds that were run; says so where they are not all."""
+    """The overrides under which 06_figures draws the seeds and arms that were run; says so where they are not all."""
     if key.stage != "06_figures":
         raise InputError("--so-far is for 06_figures: the other steps have one seed each.")
     profile = profiles.load(profile_name, overrides)
@@ -265,7 +265,11 @@ def _seeds_so_far(
     if found:
         seeds, others = found.get("seeds", profile.seeds), found.get("other_seeds")
         fewer = f" ({others} for the arms that the paper lacks)" if others else ""
-        print(f"{len(seeds)} of {len(profile.seeds)} seeds of profile {profile_name} were run{fewer}.")
+        left_out = [arm for arm in profile.arms if arm not in found.get("arms", profile.arms)]
+        without = f" Arms not run yet: {', '.join(left_out)}." if left_out else ""
+        print(
+            f"{len(seeds)} of {len(profile.seeds)} seeds of profile {profile_name} were run{fewer}.{without}"
+        )
     return found
 
 

@@ -179,10 +179,11 @@ def done(profile: profiles.Profile) -> set[StepKey]:
 
 
 def so_far(profile: profiles.Profile) -> dict[str, object]:
-    """Overrides `seeds` and `other_seeds` under which every step was run; none where the profile is done.
+    """Overrides `seeds`, `other_seeds` and `arms` under which every step was run; none where the profile is done.
 
     So a study that goes on seed by seed can be drawn at any time: the first seeds that all of the paper's arms have, and of
-    them the first that the other arms have too. Raises InputError where no seed has all arms.
+    them the first that the other arms have too, without those that have not even the first. Raises InputError where no seed
+    has all of the paper's arms, or all arms where there is none of these.
     """
 
     def was_run(arm: str, seed: int) -> bool:
@@ -196,14 +197,16 @@ def so_far(profile: profiles.Profile) -> dict[str, object]:
 
     papers = [arm for arm in profile.arms if arm in PAPER and trained(arm, profile.seeds[0])]
     seeds = in_a_row(papers or profile.arms)
-    others = in_a_row([arm for arm in profile.arms if arm not in PAPER])
+    arms = [arm for arm in profile.arms if arm in PAPER or not papers or was_run(arm, profile.seeds[0])]
+    others = in_a_row([arm for arm in arms if arm not in PAPER])
     if not min(seeds, others):
         raise InputError(
             f"No seed of profile {profile.name} has all its arms yet: run one to the end "
             f"(`make reproduce PROFILE={profile.name} SEED={profile.seeds[0]}`), or choose with -o 'arms=[...]'."
         )
     drawn = {"seeds": list(profile.seeds[:seeds])} if seeds < len(profile.seeds) else {}
-    return drawn | ({"other_seeds": others} if others < seeds else {})
+    drawn |= {"other_seeds": others} if others < seeds else {}
+    return drawn | ({"arms": arms} if len(arms) < len(profile.arms) else {})
 
 
 def seconds_left(profile: profiles.Profile, now: StepKey) -> float | None:

@@ -416,6 +416,12 @@ def test_what_was_run_so_far_is_whole_seeds_of_all_the_papers_arms_and_fewer_of_
     assert workflow.so_far(profile) == {"seeds": [0, 1]} and without(own) == {"seeds": [0]}
     assert without(lacking) == {"seeds": [0, 1], "other_seeds": 1}
     assert profiles.load("smoke", STUDY | without(lacking)).other_seeds == 1
+    never = StepKey("05_eval", "sft_all_then_rl_all", 0)
+    run_arms = [arm for arm in profile.arms if arm != "sft_all_then_rl_all"]
+    assert len(run_arms) == len(profile.arms) - 1
+    assert without(never, lacking) == {"seeds": [0, 1], "arms": run_arms}
+    with pytest.raises(InputError, match="No seed of profile smoke has all its arms yet"):
+        without(StepKey("05_eval", "sft_only", 0))
     profile = profiles.load("smoke", {"arms": ["base", "sft_all_then_rl_all"], "seeds": [0, 1]})
     assert without(lacking) == {"seeds": [0]}
     with pytest.raises(InputError, match="No seed of profile smoke has all its arms yet"):
