@@ -219,7 +219,7 @@ def figure14(data: pd.DataFrame) -> Figure:
         seeds = line["seeds"].iloc[0]
         axis.set_title(f"minus {short(arm)}" + (f"\n({seeds} of {most} seeds)" if seeds < most else ""))
         if place + columns >= len(arms):  # nothing below it
-            axis.set_xlabel("true number of reasoning steps")
+            axis.set_xlabel("true number of steps")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(axis="x", visible=False)
     for axis in axes.flat[len(arms) :]:

@@ -139,6 +139,36 @@ def test_labels_do_not_overlap_and_stay_inside(name, drawn, read):
     plt.close(figure)
 
 
+@pytest.mark.parametrize("count", range(1, plotting.MOST_ARMS + 1))
+def test_labels_of_the_split_by_steps_stay_apart_whatever_number_of_arms_it_has(count):
+    arms = [
+        "rl_only",
+        "sft_only",
+        "sft_then_hard_sft",
+        "random_split",
+        "sft_easy",
+        "reversed",
+        "threshold_2",
+        "passrate_split",
+    ]
+    row = {"difference": 0.0, "low": -1.0, "high": 1.0, "seeds": 3}
+    data = pd.DataFrame(
+        [{"arm": arm, "steps": steps, **row} for arm in arms[:count] for steps in range(1, 7)]
+    )
+    figure = more_figures.figure14(data)
+    figure.draw_without_rendering()
+    axes = [axis for axis in figure.axes if axis.axison]
+    said = [
+        text for axis in axes for text in (axis.xaxis.label, axis.yaxis.label, axis.title, axis._left_title)
+    ]
+    boxes = [text.get_window_extent() for text in said if text.get_text()]
+    assert len(axes) == count and len(boxes) > count
+    for i, box in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 + 1
+        assert not any(box.overlaps(other) for other in boxes[:i])
+    plt.close(figure)
+
+
 def test_the_style_has_the_palette():
     with plt.style.context(plotting.STYLE):
         assert [entry["color"] for entry in plt.rcParams["axes.prop_cycle"]] == list(plotting.PALETTE)
