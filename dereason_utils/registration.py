@@ -143,9 +143,8 @@ def _difference(said: str, profile: Profile) -> str:
     part = profile.seeds == whole.seeds[:done] and not set(profile.arms) - set(whole.arms)
     if not same or not part or set(left_out) & set(PAPER) or said != text(whole):
         return " Today's profile or rules differ from it."
-    others = (
-        "" if profile.other_seeds is None else f" ({profile.other_seeds} for the arms that the paper lacks)"
-    )
+    fewer = profile.other_seeds is not None and set(profile.arms) - set(PAPER)
+    others = f" ({profile.other_seeds} for the arms that the paper lacks)" if fewer else ""
     without = f", without the arms {', '.join(left_out)}" if left_out else ""
     return f" So far {done} of its {len(whole.seeds)} training seeds were run{others}{without}."
 
