@@ -199,7 +199,7 @@ def so_far(profile: profiles.Profile) -> dict[str, object]:
     seeds = in_a_row(papers or profile.arms)
     arms = [arm for arm in profile.arms if arm in PAPER or not papers or was_run(arm, profile.seeds[0])]
     others = in_a_row([arm for arm in arms if arm not in PAPER])
-    if not min(seeds, others):
+    if not seeds:
         raise InputError(
             f"No seed of profile {profile.name} has all its arms yet: run one to the end "
             f"(`make reproduce PROFILE={profile.name} SEED={profile.seeds[0]}`), or choose with -o 'arms=[...]'."

@@ -139,5 +139,9 @@ def test_grpo_on_a_card_follows_that_on_a_cpu():
     table = pd.read_csv(measure_gpu.TABLE.with_name("gpu_grpo.csv"))
     quarters = table.groupby((table["step"] - 1) // 10).mean()
     assert len(table) == 40  # every step of the profile
-    assert (quarters["reward_cpu"] - quarters["reward_gpu"]).abs().max() < 0.05  # as README.md says
+    assert (quarters["reward_cpu"] - quarters["reward_gpu"]).abs().max() < 0.05
+    said = " ".join((paths.REPO / "README.md").read_text(encoding="utf-8").split())
+    for begin, where in (("its reward is", "gpu"), ("the CPU's with other random numbers", "cpu")):
+        *first, last = [f"{reward:.2f}" for reward in quarters[f"reward_{where}"]]
+        assert f"{begin} {', '.join(first)} and {last}" in said
     assert (table["importance_ratio_gpu"] - 1).abs().max() < 0.0005
