@@ -1,13 +1,14 @@
-"""What the README shows of the results, each part between two marker lines that name it and its profiles.
+"""What README files show of the results, each part between two marker lines that name it and its profiles.
 
-    python -m dereason_utils.readme README.md [--check]
+    python -m dereason_utils.readme README.md results/README.md [--check]
 
-writes the parts from the CSV files of results/<profile>/06_figures, or checks that they stand there. The README says what it
+writes the parts from the CSV files of results/<profile>/06_figures, or checks that they stand there. Each README says what it
 shows: "headline of <profile>, <profile>", "table1 of <profile>", "findings of <profile>", "effects of <profile>",
 "steps of <profile>" and "claims of <profile>, <profile>".
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Collection
@@ -60,10 +61,12 @@ def _rendered(readme: Path) -> str:
         raise InputError(
             f"{readme} holds no line such as {BEGIN.format('table1 of cpu')}: say there what it shows."
         )
+    # The parts link to results/ as from the repository's root.
+    to_results = f"]({os.path.relpath(paths.results_root().resolve(), readme.resolve().parent)}/"
     for part, kind, named in parts:
         before, after = around(text, BEGIN.format(part), END.format(part), readme)
-        made = "\n".join([BEGIN.format(part), kinds[kind](*named.split(", ")), END.format(part)])
-        text = before + made + after
+        made = kinds[kind](*named.split(", ")).replace("](results/", to_results)
+        text = "\n".join([before + BEGIN.format(part), made, END.format(part) + after])
     return text
 
 
@@ -198,17 +201,16 @@ def ledger(*named: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m dereason_utils.readme", description="What the README shows.")
-    parser.add_argument("readme", type=Path)
-    parser.add_argument("--check", action="store_true", help="only say whether the README is up to date")
+    parser = argparse.ArgumentParser("python -m dereason_utils.readme", description="What READMEs show.")
+    parser.add_argument("readmes", metavar="readme", type=Path, nargs="+")
+    parser.add_argument("--check", action="store_true", help="only say whether they are up to date")
     options = parser.parse_args(arguments)
     try:
-        if not options.check:
-            write(options.readme)
-        elif not is_current(options.readme):
-            raise InputError(
-                f"{options.readme} is not what the results give: run this command without --check."
-            )
+        for readme in options.readmes:
+            if not options.check:
+                write(readme)
+            elif not is_current(readme):
+                raise InputError(f"{readme} is not what the results give: run this command without --check.")
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,7 @@
 """What is committed agrees with itself: README, tables, per-item files, and the checker of today."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -94,10 +96,42 @@ def test_a_committed_report_is_what_the_tables_give():
 
 
 @needs_results
-def test_the_readme_shows_what_the_tables_hold():
-    path = paths.REPO / "README.md"
-    assert readme.BEGIN.format("table1 of cpu") in path.read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("name", "part"), [("README.md", "headline of nano, "), ("results/README.md", "table1 of cpu:")]
+)
+def test_the_readmes_show_what_the_tables_hold(name, part):
+    path = paths.REPO / name
+    assert f"<!-- {part}" in path.read_text(encoding="utf-8")
     assert readme.is_current(path)
+
+
+def anchors(text):
+    """What the headings of a Markdown text are linked by."""
+    titles = re.findall(r"(?m)^#+ (.+)$", text)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "REPORT.md",
+        "LOG.md",
+        "CHANGELOG.md",
+        "results/README.md",
+        "dereason_utils/profiles/README.md",
+    ],
+)
+def test_links_lead_somewhere(name):
+    path = paths.REPO / name
+    text = path.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("http"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), f"{name} links to {link}"
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), f"{name} links to {link}"
 
 
 @needs_results
@@ -136,7 +170,7 @@ def test_todays_checker_extracts_what_the_committed_rows_say(profile):
 
 
 def test_the_readme_says_how_far_one_seed_moves_between_two_processors():
-    text = " ".join((paths.REPO / "README.md").read_text(encoding="utf-8").split())
+    text = " ".join((COMMITTED / "README.md").read_text(encoding="utf-8").split())
     arms, averages = ["rl_only", "random_split"], []
     for profile in ("cpu", "study"):
         table = tables.main_table(results.load(profile, arms, [0]), "table1").set_index("arm")

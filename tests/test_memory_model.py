@@ -132,7 +132,7 @@ def test_the_committed_measurements_of_a_card_are_of_todays_plan():
 def test_sft_on_a_card_follows_that_on_a_cpu():
     table = pd.read_csv(measure_gpu.TABLE.with_name("gpu_sft.csv"))
     apart = (table["validation_loss_cpu"] - table["validation_loss_gpu"]).abs().dropna()
-    assert len(apart) == 4 and apart.max() < 0.0002  # as README.md says
+    assert len(apart) == 4 and apart.max() < 0.0002  # as profiles/README.md says
 
 
 def test_grpo_on_a_card_follows_that_on_a_cpu():
@@ -140,7 +140,7 @@ def test_grpo_on_a_card_follows_that_on_a_cpu():
     quarters = table.groupby((table["step"] - 1) // 10).mean()
     assert len(table) == 40  # every step of the profile
     assert (quarters["reward_cpu"] - quarters["reward_gpu"]).abs().max() < 0.05
-    said = " ".join((paths.REPO / "README.md").read_text(encoding="utf-8").split())
+    said = " ".join((profiles.FOLDER / "README.md").read_text(encoding="utf-8").split())
     for begin, where in (("its reward is", "gpu"), ("the CPU's with other random numbers", "cpu")):
         *first, last = [f"{reward:.2f}" for reward in quarters[f"reward_{where}"]]
         assert f"{begin} {', '.join(first)} and {last}" in said

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dereason_utils import doctor, needs, paths, plan, profiles, workflow
+from dereason_utils import doctor, needs, plan, profiles, workflow
 from dereason_utils import memory_model as memory
 from dereason_utils.errors import InputError
 
@@ -259,7 +259,7 @@ def test_a_second_card_halves_the_hours_of_training():
     ],
 )
 def test_the_readme_shows_what_the_plan_says(begin, name, memory_gb, preset):
-    text = (paths.REPO / "README.md").read_text(encoding="utf-8")
+    text = (profiles.FOLDER / "README.md").read_text(encoding="utf-8")
     [line] = [line for line in text.splitlines() if line.startswith(begin)]
     profile = profiles.load(name, {"preset": preset} if preset else {})
     machine = plan.machine_for(profile, memory_gb)

@@ -91,6 +91,16 @@ def test_several_parts_stand_in_one_readme(tmp_path, drawn):
     assert readme.table1("cpu") in path.read_text() and readme.findings("nano") in path.read_text()
 
 
+@pytest.mark.parametrize(
+    ("within", "link"), [(".", "results/nano/"), ("results", "./nano/"), ("docs", "../results/nano/")]
+)
+def test_links_are_those_of_the_readmes_own_folder(tmp_path, drawn, within, link):
+    (tmp_path / within).mkdir(exist_ok=True)
+    path = marked(tmp_path / within, "claims of nano")
+    readme.write(path)
+    assert f"[nano]({link}06_figures/claims.md)" in path.read_text() and readme.is_current(path)
+
+
 def test_table1_holds_the_tables_numbers(tmp_path, drawn, table1):
     path = marked(tmp_path, "table1 of nano")
     readme.write(path)
