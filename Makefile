@@ -1,5 +1,6 @@
 # make reproduce [PROFILE=smoke|cpu|single_gpu|paper]   set up, run the six notebooks, draw tables and figures
 #                [PRESET=24gb|48gb|80gb]                with single_gpu: the card's memory
+#                ANEW=1                                 all of it again, into reproduced/, beside the committed results
 # make reproduce SEED=3 [PROFILE=...]                     what one seed of a study needs, without the figures; then commit it
 # make test | make lint                                 set up, check
 # make pins                                             write the hub's commits into dereason_utils/profiles/pins.json
@@ -13,15 +14,22 @@
 # make lab                                              JupyterLab with the right kernel
 # make figures [PROFILE=...]                            redraw from results/<profile>, of its seeds those that were run; no training
 # make push REPO=me/name [ARM=...] [SEED=0]             a policy, or without ARM the training sets, to a hub, with a card
-# make clean                                            remove all that git ignores: environment, models, checkpoints, caches
+# make clean                                            remove all that git ignores: environment, models, checkpoints, caches, reproduced/
 
 PROFILE ?= cpu
 PRESET ?=
+ANEW ?=
 PYTHON ?= python3.11
 # Where a wheel of torch for CPUs is offered, pip takes it. PyPI offers only the CUDA one (3 GB more, works as well):
 #     make setup TORCH_INDEX=<the CPU wheel index that PyTorch's installation page names>
 TORCH_INDEX ?=
 SNAKEMAKE_FLAGS ?= --quiet all
+
+# What is committed counts as done, so that a study goes on from there. ANEW=1 starts from nothing in a folder of its own.
+ifneq ($(ANEW),)
+export DEREASON_RESULTS := $(CURDIR)/reproduced/results
+export DEREASON_RUNS := $(CURDIR)/reproduced/papermill_runs
+endif
 
 PROFILES := $(basename $(notdir $(wildcard dereason_utils/profiles/*.yaml)))
 ifeq ($(filter $(PROFILE),$(PROFILES)),)
@@ -46,9 +54,13 @@ SNAKEMAKE := $(PY) -m snakemake --cores all --nolock --ignore-incomplete --rerun
 reproduce: setup
 	@$(SNAKEMAKE) $(SNAKEMAKE_FLAGS) --config profile=$(PROFILE) $(if $(PRESET),preset=$(PRESET)) $(if $(SEED),seed=$(SEED)) || { echo "Profile $(PROFILE) is not finished; the \
 	same command goes on from here (and with SNAKEMAKE_FLAGS= shows Snakemake's own messages)." >&2; exit 1; }
+ifneq ($(ANEW),)
+	@$(PY) -m dereason_utils.reproduction --profile $(PROFILE)
+else
 	@$(if $(SEED),echo "Profile $(PROFILE) is up to date for seed $(SEED): commit results/$(PROFILE) and go on.",\
 		echo "Profile $(PROFILE) is up to date: results/$(PROFILE)/06_figures has its tables and figures,"; \
-		echo "papermill_runs/$(PROFILE) its executed notebooks.")
+		echo "papermill_runs/$(PROFILE) its executed notebooks. What was committed was not run again; ANEW=1 does that.")
+endif
 
 figures: setup
 	@$(PY) -m dereason_utils.run 06_figures --profile $(PROFILE) --so-far
