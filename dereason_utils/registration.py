@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from dereason_utils import claims, disk, paths, profiles
+from dereason_utils import claims, disk, paths, profiles, workflow
 from dereason_utils.errors import InputError
 from dereason_utils.measures import KNOWLEDGE, REASONING
 from dereason_utils.power import POWER
@@ -143,10 +143,7 @@ def _difference(said: str, profile: Profile) -> str:
     part = profile.seeds == whole.seeds[:done] and not set(profile.arms) - set(whole.arms)
     if not same or not part or set(left_out) & set(PAPER) or said != text(whole):
         return " Today's profile or rules differ from it."
-    fewer = profile.other_seeds is not None and set(profile.arms) - set(PAPER)
-    others = f" ({profile.other_seeds} for the arms that the paper lacks)" if fewer else ""
-    without = f", without the arms {', '.join(left_out)}" if left_out else ""
-    return f" So far {done} of its {len(whole.seeds)} training seeds were run{others}{without}."
+    return f" So far {workflow.told(whole, profile)}"
 
 
 def _precedes(file: Path, earlier: str, later: str) -> bool:

@@ -263,13 +263,8 @@ def _seeds_so_far(
     profile = profiles.load(profile_name, overrides)
     found = workflow.so_far(profile)
     if found:
-        seeds, others = found.get("seeds", profile.seeds), found.get("other_seeds")
-        fewer = f" ({others} for the arms that the paper lacks)" if others else ""
-        left_out = [arm for arm in profile.arms if arm not in found.get("arms", profile.arms)]
-        without = f" Arms not run yet: {', '.join(left_out)}." if left_out else ""
-        print(
-            f"{len(seeds)} of {len(profile.seeds)} seeds of profile {profile_name} were run{fewer}.{without}"
-        )
+        part = profile.model_copy(update=found)
+        print(f"Profile {profile_name}: {workflow.told(profile, part)}")
     return found
 
 

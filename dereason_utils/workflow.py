@@ -209,6 +209,15 @@ def so_far(profile: profiles.Profile) -> dict[str, object]:
     return drawn | ({"arms": arms} if len(arms) < len(profile.arms) else {})
 
 
+def told(whole: profiles.Profile, part: profiles.Profile) -> str:
+    """Of a study the part that was run, as the end of a sentence: its seeds, and the arms that it lacks."""
+    fewer = part.other_seeds is not None and set(part.arms) - set(PAPER)
+    others = f" ({part.other_seeds} for the arms that the paper lacks)" if fewer else ""
+    left_out = [arm for arm in whole.arms if arm not in part.arms]
+    without = f", without the arms {', '.join(left_out)}" if left_out else ""
+    return f"{len(part.seeds)} of its {len(whole.seeds)} training seeds were run{others}{without}."
+
+
 def seconds_left(profile: profiles.Profile, now: StepKey) -> float | None:
     """Estimate for `now` and all steps not done, from earlier executed notebooks; None when they do not tell.
 

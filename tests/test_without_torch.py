@@ -42,7 +42,7 @@ def test_figures_are_drawn_without_torch_in_under_a_minute(environment):
     begun = time.monotonic()
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 3 seeds of profile cpu were run." in done.stdout
+    assert "Profile cpu: 2 of its 3 training seeds were run." in done.stdout
     made = manifest.require("cpu", "06_figures")
     assert made.parameters == profiles.stage_settings(profiles.load("cpu", overrides), "06_figures")
     assert {f"figure{number}.png" for number in range(1, 14)} <= set(made.outputs)
