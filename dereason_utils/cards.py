@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from dereason_utils import disk, manifest, paths, profiles, training_sets, workflow
-from dereason_utils.errors import InputError, first_line
+from dereason_utils.errors import InputError, command, first_line
 from dereason_utils.split import ARMS
 
 # hub id and licence of the policies that the profiles name
@@ -170,6 +170,7 @@ def push(files: Path, card: str, repository: str, kind: str) -> str:
     return str(address)
 
 
+@command
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write a model card (with --arm) or a data card.")
     parser.add_argument("--profile", required=True)
@@ -179,23 +180,20 @@ def main(words: list[str] | None = None) -> None:
         "--push", metavar="NAME/REPO", help="also upload: the policy with --arm, else the training sets"
     )
     options = parser.parse_args(words)
-    try:
-        profile, arm, seed = options.profile, options.arm, options.seed
-        card = model_card(profile, arm, seed) if arm else data_card(profile, seed)
-        name = f"{arm}_seed{seed}.md" if arm else f"data_seed{seed}.md"
-        target = paths.results_root() / profile / "cards" / name
-        disk.write_text(target, card)
-        print(f"{target} is written.")
-        if options.push and arm:
-            step = manifest.require(profile, *training(arm, seed)[-1])  # its files are what their hashes say
-            print(f"{push(step.folder / 'policy', card, options.push, 'model')} is written.")
-        elif options.push:
-            with tempfile.TemporaryDirectory() as folder:
-                write_training_sets(profile, seed, Path(folder))
-                print(f"{push(Path(folder), card, options.push, 'dataset')} is written.")
-    except InputError as error:
-        sys.exit(f"Error: {error}")
+    profile, arm, seed = options.profile, options.arm, options.seed
+    card = model_card(profile, arm, seed) if arm else data_card(profile, seed)
+    name = f"{arm}_seed{seed}.md" if arm else f"data_seed{seed}.md"
+    target = paths.results_root() / profile / "cards" / name
+    disk.write_text(target, card)
+    print(f"{target} is written.")
+    if options.push and arm:
+        step = manifest.require(profile, *training(arm, seed)[-1])  # its files are what their hashes say
+        print(f"{push(step.folder / 'policy', card, options.push, 'model')} is written.")
+    elif options.push:
+        with tempfile.TemporaryDirectory() as folder:
+            write_training_sets(profile, seed, Path(folder))
+            print(f"{push(Path(folder), card, options.push, 'dataset')} is written.")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

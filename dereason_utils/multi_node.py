@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from dereason_utils import disk, manifest, profiles, prompts, training_sets, workflow
-from dereason_utils.errors import InputError
+from dereason_utils.errors import InputError, command
 from dereason_utils.split import ARMS
 
 AGGREGATION = {"dapo": "token-mean", "grpo": "seq-mean-token-mean", "dr_grpo": "seq-mean-token-sum-norm"}
@@ -174,6 +174,7 @@ def write(profile: profiles.Profile, arm: str, seed: int, nodes: int, folder: Pa
     )
 
 
+@command
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write an arm's RL problems and settings for verl.")
     parser.add_argument("--profile", default="paper")
@@ -182,12 +183,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--folder", type=Path, required=True)
     given = parser.parse_args(words)
-    try:
-        profile = profiles.load(given.profile)
-        print(write(profile, given.arm, given.seed, given.nodes, given.folder.resolve()))
-    except InputError as error:
-        sys.exit(f"Error: {error}")
+    profile = profiles.load(given.profile)
+    print(write(profile, given.arm, given.seed, given.nodes, given.folder.resolve()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

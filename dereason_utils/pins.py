@@ -11,7 +11,7 @@ import os
 import sys
 
 from dereason_utils import disk, hub_benchmarks, profiles
-from dereason_utils.errors import InputError, first_line
+from dereason_utils.errors import InputError, command, first_line
 
 VERIFIER = "TIGER-Lab/general-verifier"  # arXiv 2505.14652; for eval.model_verifier
 
@@ -62,12 +62,9 @@ def update() -> list[str]:
     return failed
 
 
+@command
 def main() -> int:
-    try:
-        failed = update()
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    failed = update()
     for line in failed:
         print(f"Not found: {line}: accept its terms and set HF_TOKEN if it is gated.", file=sys.stderr)
     print(

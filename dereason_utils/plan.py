@@ -19,7 +19,7 @@ import psutil
 from dereason_utils import hub_benchmarks, needs, paths, profiles, workflow
 from dereason_utils import memory_model as memory
 from dereason_utils.doctor import GPU_LOCK, driver_cuda, found_gpus, pins
-from dereason_utils.errors import InputError
+from dereason_utils.errors import InputError, command
 from dereason_utils.needs import GB, Machine, Need
 from dereason_utils.run import parse_overrides
 
@@ -191,7 +191,8 @@ def report(profile: profiles.Profile, machine: Machine, price: float) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m dereason_utils.plan", description="Memory, hours and cost of a profile."
     )
@@ -206,20 +207,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--price", type=float, default=PRICE, help=f"per card and hour (assumed: {PRICE:g})")
     parser.add_argument("-o", "--override", action="append", default=[], metavar="NAME=VALUE")
     options = parser.parse_args(arguments)
-    try:
-        asked = {"preset": options.preset, "hardware.processes": options.cards}
-        overrides = {name: value for name, value in asked.items() if value is not None}
-        profile = profiles.load(options.profile, overrides | parse_overrides(options.override))
-        machine = machine_for(profile, options.card_memory, options.preset)
-        print(report(profile, machine, options.price))
-        needs.refuse(profile, needs.needs(profile, machine), machine)
-        check_disk(profile, machine.gpu)
-        check_access(profile)
-        check_driver(machine)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    asked = {"preset": options.preset, "hardware.processes": options.cards}
+    overrides = {name: value for name, value in asked.items() if value is not None}
+    profile = profiles.load(options.profile, overrides | parse_overrides(options.override))
+    machine = machine_for(profile, options.card_memory, options.preset)
+    print(report(profile, machine, options.price))
+    needs.refuse(profile, needs.needs(profile, machine), machine)
+    check_disk(profile, machine.gpu)
+    check_access(profile)
+    check_driver(machine)
 
 
 def check_disk(profile: profiles.Profile, gpu: bool) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from dereason_utils import comparisons, disk, paths, profiles, report, results
 from dereason_utils.claims import ALPHA, CONTRADICTED, NOT_TESTABLE, SUPPORTED
-from dereason_utils.errors import InputError
+from dereason_utils.errors import InputError, command
 from dereason_utils.render import (
     cost_line,
     display,
@@ -200,21 +200,17 @@ def ledger(*named: str) -> str:
     return "\n\n".join(["\n".join(lines), body, more])
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m dereason_utils.readme", description="What READMEs show.")
     parser.add_argument("readmes", metavar="readme", type=Path, nargs="+")
     parser.add_argument("--check", action="store_true", help="only say whether they are up to date")
     options = parser.parse_args(arguments)
-    try:
-        for readme in options.readmes:
-            if not options.check:
-                write(readme)
-            elif not is_current(readme):
-                raise InputError(f"{readme} is not what the results give: run this command without --check.")
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    for readme in options.readmes:
+        if not options.check:
+            write(readme)
+        elif not is_current(readme):
+            raise InputError(f"{readme} is not what the results give: run this command without --check.")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dereason_utils import claims, disk, paths, profiles, workflow
-from dereason_utils.errors import InputError
+from dereason_utils.errors import command
 from dereason_utils.measures import KNOWLEDGE, REASONING
 from dereason_utils.power import POWER
 from dereason_utils.profiles import Profile
@@ -158,20 +158,16 @@ def _git(file: Path, *words: str) -> str:
     return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m dereason_utils.registration", description="Fix the analysis before the run."
     )
     parser.add_argument("--profile", default="cpu")
     options = parser.parse_args(arguments)
-    try:
-        profile = profiles.load(options.profile)
-        disk.write_text(path(profile.name), text(profile))
-        print(f"{path(profile.name)} is written: commit it before the run.")
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    profile = profiles.load(options.profile)
+    disk.write_text(path(profile.name), text(profile))
+    print(f"{path(profile.name)} is written: commit it before the run.")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from dereason_utils import (
     results,
     tables,
 )
-from dereason_utils.errors import InputError
+from dereason_utils.errors import InputError, command
 from dereason_utils.profiles import Profile
 from dereason_utils.split import PAPER
 
@@ -364,24 +364,18 @@ def _plain(value) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m dereason_utils.report", description="The generated report.")
     parser.add_argument("report", type=Path)
     parser.add_argument("--profile", action="append", help="may be given several times (default: cpu)")
     parser.add_argument("--check", action="store_true", help="only say whether the report is up to date")
     options = parser.parse_args(arguments)
-    try:
-        made = text(options.profile or ["cpu"])
-        if not options.check:
-            disk.write_text(options.report, made)
-        elif not options.report.is_file() or options.report.read_text(encoding="utf-8") != made:
-            raise InputError(
-                f"{options.report} is not what the results give: run this command without --check."
-            )
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    made = text(options.profile or ["cpu"])
+    if not options.check:
+        disk.write_text(options.report, made)
+    elif not options.report.is_file() or options.report.read_text(encoding="utf-8") != made:
+        raise InputError(f"{options.report} is not what the results give: run this command without --check.")
 
 
 if __name__ == "__main__":

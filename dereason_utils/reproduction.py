@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from dereason_utils import comparisons, disk, manifest, paths, profiles, render, results, tables
-from dereason_utils.errors import InputError
+from dereason_utils.errors import InputError, command
 
 REPORT = "reproduction.md"
 HERE, COMMITTED = "here", "committed"
@@ -131,29 +131,25 @@ def _machines(here: Path, committed: Path) -> str:
     return "\n".join(f"- {line}" for line in who)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "python -m dereason_utils.reproduction", description="A run beside the committed one."
     )
     parser.add_argument("--profile", required=True)
     options = parser.parse_args(arguments)
-    try:
-        name = profiles.load(options.profile).name
-        here, committed = paths.results_root() / name, paths.REPO / "results" / name
-        if here.resolve() == committed.resolve():
-            raise InputError(
-                "DEREASON_RESULTS names no other folder than results: make reproduce ANEW=1 sets it."
-            )
-        if not committed.exists():
-            print(f"No run of profile {name} is committed that this one could be set beside.")
-            return 0
-        made = text(name, here, committed)
-        disk.write_text(here / REPORT, made)
-        print(made)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    name = profiles.load(options.profile).name
+    here, committed = paths.results_root() / name, paths.REPO / "results" / name
+    if here.resolve() == committed.resolve():
+        raise InputError(
+            "DEREASON_RESULTS names no other folder than results: make reproduce ANEW=1 sets it."
+        )
+    if not committed.exists():
+        print(f"No run of profile {name} is committed that this one could be set beside.")
+        return
+    made = text(name, here, committed)
+    disk.write_text(here / REPORT, made)
+    print(made)
 
 
 if __name__ == "__main__":

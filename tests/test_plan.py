@@ -97,9 +97,9 @@ def test_what_cannot_fit_is_refused_with_the_setting_to_change(profile, memory_g
 
 @pytest.mark.fault
 def test_exit_status_and_sentence(capsys):
-    assert plan.main(["--profile", "single_gpu"]) == 1
+    assert plan.main(["--profile", "single_gpu"]) == 2
     assert "needs a GPU and none is found here" in capsys.readouterr().err
-    assert plan.main(["--profile", "single_gpu", "--card-memory", "12", "--price", "3"]) == 1
+    assert plan.main(["--profile", "single_gpu", "--card-memory", "12", "--price", "3"]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("Error: 04_grpo needs") and captured.err.count("\n") == 1
     assert "at 3 per card and hour" in captured.out and "gpqa_diamond: no token found" in captured.out

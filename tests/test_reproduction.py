@@ -74,6 +74,7 @@ def test_other_settings_are_named_as_such(tmp_path, monkeypatch):
     assert table.loc["05_eval dereason"].tolist() == [2, 1, "settings"]
 
 
+@pytest.mark.fault
 def test_other_questions_are_refused(tmp_path, monkeypatch):
     committed = written(monkeypatch, tmp_path / "committed")
     here = written(monkeypatch, tmp_path / "here", test_size=72)
