@@ -10,6 +10,7 @@ another one rounds differently, and each training then goes its own way.
 import argparse
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -21,18 +22,40 @@ HERE, COMMITTED = "here", "committed"
 _TIMES = "timing.csv"  # no two runs take as long
 
 
-def steps(here: Path, committed: Path) -> pd.DataFrame:
-    """Steps that both folders of a profile hold, a row per stage and arm: step, steps, same_bytes, differing.
+class Run(NamedTuple):
+    """A finished step of one of the two results folders."""
 
-    same_bytes: how many wrote the same bytes, by their manifests' hashes (timing.csv and 06_figures aside). differing: names of the
+    made: manifest.Manifest
+    folder: Path
+
+
+Pair = tuple[Run, Run]  # the same step here and committed
+
+
+def pairs(here: Path, committed: Path) -> list[Pair]:
+    """The steps that both folders of a profile hold, without 06_figures. Raises InputError where there are none."""
+    found = []
+    for path in sorted(here.rglob(paths.MANIFEST)):
+        other = committed / path.relative_to(here)
+        if other.exists() and paths.STAGES[-1] not in path.parts:
+            found.append(tuple(Run(manifest.load(made), made.parent) for made in (path, other)))
+    if not found:
+        raise InputError(f"{here} and {committed} share no finished step: there is nothing to compare.")
+    return found
+
+
+def steps(found: list[Pair]) -> pd.DataFrame:
+    """A row per stage and arm: step, steps, same_bytes, differing.
+
+    same_bytes: how many wrote the same bytes, by their manifests' hashes (timing.csv aside). differing: names of the
     files that differ in any of the others, or "settings" where a step had other parameters.
     """
     rows: dict[str, dict] = {}
-    for own, other in _pairs(here, committed):
+    for own, other in found:
         row = rows.setdefault(
-            manifest.label(own.stage, own.arm), {"steps": 0, "same_bytes": 0, "differing": set()}
+            manifest.label(own.made.stage, own.made.arm), {"steps": 0, "same_bytes": 0, "differing": set()}
         )
-        differing = _differing(own, other)
+        differing = _differing(own.made, other.made)
         row["steps"] += 1
         row["same_bytes"] += not differing
         row["differing"] |= differing
@@ -40,40 +63,43 @@ def steps(here: Path, committed: Path) -> pd.DataFrame:
     return table.assign(differing=[", ".join(sorted(names)) for names in table["differing"]])
 
 
-def averages(here: Path, committed: Path) -> pd.DataFrame:
+def averages(found: list[Pair]) -> pd.DataFrame:
     """Each arm's general average in both folders, in points: arm, committed, here, difference, low, high, seeds, same_answers.
 
     difference: here minus committed, on the seeds that both hold, paired by question; its interval is that of any two arms
     (`comparisons`). same_answers: share of completions that are the same text, in percent.
     """
+    evaluated: dict[str, list[Pair]] = {}
+    for pair in found:
+        if pair[0].made.stage == "05_eval":
+            evaluated.setdefault(pair[0].made.arm, []).append(pair)
     rows = []
-    for arm, seeds in _evaluated(here, committed).items():
-        both = {
-            name: pd.concat([_items(root, arm, seed) for seed in seeds], ignore_index=True)
-            for name, root in ((HERE, here), (COMMITTED, committed))
-        }
-        asked = [set(zip(items["item_id"], items["sample"], strict=True)) for items in both.values()]
+    for arm in results.in_order(list(evaluated)):
+        own, other = (
+            pd.concat(map(_items, runs), ignore_index=True) for runs in zip(*evaluated[arm], strict=True)
+        )
+        asked = [set(zip(items["item_id"], items["sample"], strict=True)) for items in (own, other)]
         if asked[0] != asked[1]:
             raise InputError(
-                f"Arm {arm} was asked other questions than in {committed}: compare runs with the same eval settings."
+                f"Arm {arm} was asked other questions than in the committed run: compare runs with the same eval settings."
             )
-        items = pd.concat([items.assign(arm=name) for name, items in both.items()], ignore_index=True)
+        items = pd.concat([own.assign(arm=HERE), other.assign(arm=COMMITTED)], ignore_index=True)
         texts = items.pivot(index=["seed", "item_id", "sample"], columns="arm", values="completion")
         items = items[items["table"] == "general"]
         [apart] = comparisons.gains(items, [(HERE, COMMITTED)], arm)
         mean = {name: 100 * tables.rate(items, name, arm)[0].value for name in (COMMITTED, HERE)}
         same = 100 * (texts[HERE] == texts[COMMITTED]).mean()
-        rows.append({"arm": arm, **mean, **apart, "seeds": len(seeds), "same_answers": same})
+        rows.append({"arm": arm, **mean, **apart, "seeds": len(evaluated[arm]), "same_answers": same})
     return pd.DataFrame(rows)
 
 
 def text(profile: str, here: Path, committed: Path) -> str:
     """Both tables as Markdown. Raises InputError where the folders share no step."""
-    compared = steps(here, committed)
-    parts = [f"# Profile {profile}: this run beside the committed one", _machines(here, committed)]
-    shown = compared.rename(columns={"same_bytes": "the same bytes", "differing": "what differs"})
+    found = pairs(here, committed)
+    parts = [f"# Profile {profile}: this run beside the committed one", _machines(found)]
+    shown = steps(found).rename(columns={"same_bytes": "the same bytes", "differing": "what differs"})
     parts.append(shown.to_markdown(index=False))
-    if not (arms := averages(here, committed)).empty:
+    if not (arms := averages(found)).empty:
         columns = {
             "general average, points": arms["arm"].map(results.label),
             COMMITTED: arms[COMMITTED].map("{:.1f}".format),
@@ -89,17 +115,6 @@ def text(profile: str, here: Path, committed: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _pairs(here: Path, committed: Path) -> list[tuple[manifest.Manifest, manifest.Manifest]]:
-    found = []
-    for path in sorted(here.rglob(paths.MANIFEST)):
-        other = committed / path.relative_to(here)
-        if other.exists() and paths.STAGES[-1] not in path.parts:
-            found.append((manifest.load(path), manifest.load(other)))
-    if not found:
-        raise InputError(f"{here} and {committed} share no finished step: there is nothing to compare.")
-    return found
-
-
 def _differing(own: manifest.Manifest, other: manifest.Manifest) -> set[str]:
     if own.parameters != other.parameters:
         return {"settings"}
@@ -107,26 +122,17 @@ def _differing(own: manifest.Manifest, other: manifest.Manifest) -> set[str]:
     return {name for name in names if own.outputs.get(name) != other.outputs.get(name)}
 
 
-def _evaluated(here: Path, committed: Path) -> dict[str, list[int]]:
-    """The seeds of each arm that both folders evaluated, in the paper's order of arms."""
-    seeds: dict[str, list[int]] = {}
-    for own, _ in _pairs(here, committed):
-        if own.stage == "05_eval":
-            seeds.setdefault(own.arm, []).append(own.seed)
-    return {arm: seeds[arm] for arm in results.in_order(list(seeds))}
+def _items(run: Run) -> pd.DataFrame:
+    items = pd.read_parquet(run.folder / "items.parquet")
+    return items[items["verdict"] != "unscorable"].assign(seed=run.made.seed)
 
 
-def _items(root: Path, arm: str, seed: int) -> pd.DataFrame:
-    items = pd.read_parquet(root / "05_eval" / arm / f"seed{seed}" / "items.parquet")
-    return items[items["verdict"] != "unscorable"].assign(seed=seed)
-
-
-def _machines(here: Path, committed: Path) -> str:
-    pairs = _pairs(here, committed)
+def _machines(found: list[Pair]) -> str:
+    here, committed = zip(*found, strict=True)
     who = []
-    for name, made in ((COMMITTED, [other for _, other in pairs]), (HERE, [own for own, _ in pairs])):
-        processors = sorted({step.processor or "a processor that was not written down" for step in made})
-        commits = sorted({step.commit[:10] for step in made})
+    for name, runs in ((COMMITTED, committed), (HERE, here)):
+        processors = sorted({run.made.processor or "a processor that was not written down" for run in runs})
+        commits = sorted({run.made.commit[:10] for run in runs})
         who.append(f"{name}: {', '.join(processors)} (commit {', '.join(commits)})")
     return "\n".join(f"- {line}" for line in who)
 

@@ -33,10 +33,10 @@ def all_wrong(items):
 
 def test_the_same_run_has_the_same_bytes_and_no_difference(tmp_path, monkeypatch):
     committed, here = (written(monkeypatch, tmp_path / name) for name in ("committed", "here"))
-    table = reproduction.steps(here, committed)
+    table = reproduction.steps(reproduction.pairs(here, committed))
     assert (table["steps"] == table["same_bytes"]).all() and (table["differing"] == "").all()
     assert table.set_index("step").loc["04_grpo dereason", "steps"] == 2
-    arms = reproduction.averages(here, committed).set_index("arm")
+    arms = reproduction.averages(reproduction.pairs(here, committed)).set_index("arm")
     assert list(arms.index) == list(ARMS) and (arms["same_answers"] == 100).all()
     assert (arms[["difference", "low", "high"]] == 0).all(axis=None)
     assert arms["seeds"].tolist() == [1, 2, 2]
@@ -45,10 +45,10 @@ def test_the_same_run_has_the_same_bytes_and_no_difference(tmp_path, monkeypatch
 def test_another_outcome_is_named_with_its_difference(tmp_path, monkeypatch):
     committed, here = (written(monkeypatch, tmp_path / name) for name in ("committed", "here"))
     rewrite(here, "dereason", 1, all_wrong)
-    table = reproduction.steps(here, committed).set_index("step")
+    table = reproduction.steps(reproduction.pairs(here, committed)).set_index("step")
     assert table.loc["05_eval dereason"].tolist() == [2, 1, "items.parquet"]
     assert table.loc["05_eval rl_only"].tolist() == [2, 2, ""]
-    arms = reproduction.averages(here, committed).set_index("arm")
+    arms = reproduction.averages(reproduction.pairs(here, committed)).set_index("arm")
     shown = arms.loc["dereason"]
     assert shown["same_answers"] == 50 and shown["here"] - shown["committed"] == pytest.approx(
         shown["difference"]
@@ -61,8 +61,10 @@ def test_another_outcome_is_named_with_its_difference(tmp_path, monkeypatch):
 def test_one_seed_of_many_can_be_run_again(tmp_path, monkeypatch):
     committed = written(monkeypatch, tmp_path / "committed")
     here = written(monkeypatch, tmp_path / "here", arms=("rl_only",), seeds=(1,))
-    assert reproduction.averages(here, committed)[["arm", "seeds"]].values.tolist() == [["rl_only", 1]]
-    assert "05_eval base" not in set(reproduction.steps(here, committed)["step"])
+    assert reproduction.averages(reproduction.pairs(here, committed))[["arm", "seeds"]].values.tolist() == [
+        ["rl_only", 1]
+    ]
+    assert "05_eval base" not in set(reproduction.steps(reproduction.pairs(here, committed))["step"])
 
 
 def test_other_settings_are_named_as_such(tmp_path, monkeypatch):
@@ -70,7 +72,7 @@ def test_other_settings_are_named_as_such(tmp_path, monkeypatch):
     path = here / "05_eval" / "dereason" / "seed0" / paths.MANIFEST
     made = manifest.load(path)
     path.write_text(made.model_copy(update={"parameters": {"eval": {"samples": 3}}}).model_dump_json())
-    table = reproduction.steps(here, committed).set_index("step")
+    table = reproduction.steps(reproduction.pairs(here, committed)).set_index("step")
     assert table.loc["05_eval dereason"].tolist() == [2, 1, "settings"]
 
 
@@ -79,7 +81,7 @@ def test_other_questions_are_refused(tmp_path, monkeypatch):
     committed = written(monkeypatch, tmp_path / "committed")
     here = written(monkeypatch, tmp_path / "here", test_size=72)
     with pytest.raises(InputError, match="base was asked other questions.*same eval settings"):
-        reproduction.averages(here, committed)
+        reproduction.averages(reproduction.pairs(here, committed))
 
 
 def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
