@@ -76,7 +76,7 @@ def differences(
                     }
                 )
     found = pd.DataFrame(rows, columns=DIFFERENCE)  # a run of one arm has no pair, and a table of no rows
-    return found.round({"difference": 2, "low": 2, "high": 2, "p": 4, "p_holm": 4})
+    return found.round(dict.fromkeys(("difference", "low", "high", "p", "p_holm"), 4))
 
 
 def side_by_side(read: Results) -> pd.DataFrame:
@@ -112,7 +112,7 @@ def side_by_side(read: Results) -> pd.DataFrame:
                     rows.append({"a": a, "b": b, **where, "corpus": title} | shown)
     names = ["a", "b", "table", "scope", "corpus", "reported", "difference", "low", "high", "apart", "apart_low",
              "apart_high", "compatible"]  # fmt: skip
-    return pd.DataFrame(rows, columns=names).round(2)
+    return pd.DataFrame(rows, columns=names).round(4)
 
 
 def _reported_with_average(name: str) -> pd.DataFrame:

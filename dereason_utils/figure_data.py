@@ -100,7 +100,7 @@ def along_rl(read: Results) -> pd.DataFrame:
             start = STARTS[0] if ARMS[arm].sft else STARTS[1]
             shown = (100 * value for value in (estimate.value, estimate.low, estimate.high))
             rows.append((start, arm, estimate.seeds, step, *shown))
-    return pd.DataFrame(rows, columns=["start", "arm", "seeds", "step", "accuracy", "low", "high"]).round(2)
+    return pd.DataFrame(rows, columns=["start", "arm", "seeds", "step", "accuracy", "low", "high"]).round(4)
 
 
 def accuracy_by_steps(read: Results) -> pd.DataFrame:
@@ -143,7 +143,7 @@ def gains_by_steps(read: Results) -> pd.DataFrame:
     """What a training stage adds, per true number of steps: columns stage, a, b, steps, accuracy, low, high (points)."""
     stages = {(a, b): stage for stage, a, b in STAGES if {a, b} <= set(read.arms)}
     rows = [(stages[a, b], a, b, *rest) for a, b, *rest in _differences_by_steps(read, stages)]
-    return pd.DataFrame(rows, columns=["stage", "a", "b", "steps", "accuracy", "low", "high"]).round(2)
+    return pd.DataFrame(rows, columns=["stage", "a", "b", "steps", "accuracy", "low", "high"]).round(4)
 
 
 def split_by_steps(read: Results) -> pd.DataFrame:
@@ -156,7 +156,7 @@ def split_by_steps(read: Results) -> pd.DataFrame:
     others = [arm for arm in read.arms if arm != ours and (ARMS[arm].sft or ARMS[arm].rl)]
     found = _differences_by_steps(read, [(ours, arm) for arm in others if ours in read.arms])
     rows = [(arm, len(read.seeds_of(ours, arm)), *rest) for _, arm, *rest in found]
-    return pd.DataFrame(rows, columns=["arm", "seeds", "steps", "difference", "low", "high"]).round(2)
+    return pd.DataFrame(rows, columns=["arm", "seeds", "steps", "difference", "low", "high"]).round(4)
 
 
 def _differences_by_steps(read: Results, pairs: Collection[tuple[str, str]]) -> list[tuple]:

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from dereason_utils import comparisons
@@ -190,8 +191,8 @@ def figure13(data: pd.DataFrame) -> Figure:
             beside = [height for other, height in labels if abs(other - place) < 0.3 * x.max()]
             labels.append((place, max([row["accuracy"], *(height + line for height in beside)])))
             axis.annotate(short(row["arm"]), labels[-1], xytext=(5, 3), textcoords="offset points",
-                          fontsize=6.5, color=look(row["arm"])[0], zorder=1,
-                          bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.4})  # fmt: skip
+                          fontsize=6.5, color=look(row["arm"])[0], zorder=3,
+                          path_effects=[withStroke(linewidth=1.8, foreground="white")])  # fmt: skip
         axis.set(xlabel=label + more, xlim=(-0.04 * max(x.max(), 1e-9), 1.25 * max(x.max(), 1e-9)))
     axes[0].set_ylabel("general average in %, 95% interval")
     from_zero(axes[0])

@@ -161,10 +161,10 @@ def from_zero(axis: Axes) -> None:
 
 
 def points(axis: Axes, x, line: pd.DataFrame, arm: str) -> None:
-    """Markers with their intervals."""
+    """Markers with their intervals, the markers above everything."""
     colour, marker = look(arm)
     errors = np.vstack([line["accuracy"] - line["low"], line["high"] - line["accuracy"]]).clip(min=0)
-    axis.errorbar(
+    drawn = axis.errorbar(
         x,
         line["accuracy"],
         yerr=errors,
@@ -175,6 +175,7 @@ def points(axis: Axes, x, line: pd.DataFrame, arm: str) -> None:
         markeredgecolor="white",
         markeredgewidth=0.5,
     )
+    drawn[0].set_zorder(4)
 
 
 def label_arms(axis: Axes, part: pd.DataFrame, value: str, slope: str | None = None) -> None:

@@ -25,7 +25,8 @@ NAME = "registration.md"
 
 
 def path(profile: str) -> Path:
-    return paths.results_root() / profile / NAME
+    """In the repository, wherever a run's results go: its commit is what counts."""
+    return paths.REPO / "results" / profile / NAME
 
 
 def text(profile: Profile) -> str:

@@ -118,10 +118,11 @@ def plain_display(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of plain numbers with the arms' names in words."""
-    return table.assign(arm=table["arm"].map(results.label)).rename(
-        columns=lambda name: name.replace("_", " ")
-    )
+    """A table of plain numbers, each with two decimals, with the arms' names in words."""
+    shown = table.assign(arm=table["arm"].map(results.label))
+    for column in table.select_dtypes("float"):
+        shown[column] = table[column].map("{:.2f}".format)
+    return shown.rename(columns=lambda name: name.replace("_", " "))
 
 
 def side_by_side_display(table: pd.DataFrame) -> pd.DataFrame:

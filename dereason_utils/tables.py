@@ -76,7 +76,7 @@ def main_table(read: Results, name: str) -> pd.DataFrame:
         row["parse failure"] = mine.loc[AVERAGE, "parse_failure"]
         row |= {key: mine.loc[AVERAGE, key] for key in ("questions", "samples", "seeds", "covers")}
         rows.append(row)
-    table = pd.DataFrame(rows).round(2)
+    table = pd.DataFrame(rows).round(4)
     for corpus in CORPORA:
         theirs = on_corpus(reported(name), corpus)
         for column in REPORTED[name]:
@@ -104,7 +104,7 @@ def scorings(read: Results) -> pd.DataFrame:
                     [arm, name, part["item_id"].nunique(), *(100 * share for share in shares), len(subjects)]
                 )
     names = ["accuracy", "parse_failure", "random_credit", "macro", "macro_random_credit", "subjects"]
-    return pd.DataFrame(rows, columns=["arm", "benchmark", "items", *names]).round(2)
+    return pd.DataFrame(rows, columns=["arm", "benchmark", "items", *names]).round(4)
 
 
 @functools.lru_cache(maxsize=4)  # tables by subject and steps, and figures
@@ -123,7 +123,7 @@ def by_group(read: Results, column: str) -> pd.DataFrame:
             )
     if not rows:  # no benchmark of this run knows its steps
         return pd.DataFrame(columns=["arm", column, "accuracy", "low", "high", "parse_failure", "questions"])
-    return pd.DataFrame(rows).round(2)
+    return pd.DataFrame(rows).round(4)
 
 
 @functools.lru_cache(maxsize=2)  # its table, and figure 12
@@ -149,7 +149,7 @@ def pass_and_majority(read: Results) -> pd.DataFrame:
                 {"arm": arm, "table": table, "measure": f"maj@{copies}"}
                 | _one_per_question(voted, questions, table, arm)
             )
-    return pd.DataFrame(rows).round(2)
+    return pd.DataFrame(rows).round(4)
 
 
 def _equally_sampled(read: Results) -> list[tuple[str, pd.DataFrame]]:
@@ -177,7 +177,7 @@ def variances(read: Results) -> pd.DataFrame:
             parts = {name.replace(" ", "_"): 100 * part**0.5 for name, part in estimate.variances.items()}
             rows.append({"arm": arm, "table": table, **parts, "together": 100 * estimate.se})
     names = ["arm", "table", "training_seeds", "questions", "samples", "together"]
-    return pd.DataFrame(rows, columns=names).round(2)
+    return pd.DataFrame(rows, columns=names).round(4)
 
 
 def training_slopes(

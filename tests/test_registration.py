@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from dereason_utils import claims, profiles, registration
+from dereason_utils import claims, paths, profiles, registration
 from dereason_utils.split import PAPER
 
 
@@ -15,7 +15,8 @@ def git(folder, *words):
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(paths, "REPO", tmp_path)
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path / "reproduced" / "results"))  # as ANEW=1 does
     git(tmp_path, "init", "-q")
     git(tmp_path, "commit", "-q", "--allow-empty", "-m", "first")
     return tmp_path

@@ -2,6 +2,7 @@
 
 import ast
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -259,8 +260,9 @@ def test_every_pair_of_arms_is_compared_once(read, two_seeds):
     assert len(parts) == 4 and (parts[["training_seeds", "questions", "samples"]] >= 0).all(axis=None)
 
 
-def test_the_interval_of_a_gain_ends_at_a_hundred_points():
-    base = pd.DataFrame(
+def wrong_answers(each: int) -> pd.DataFrame:
+    """Items of the base model, `each` in every one of two families, all answered wrong."""
+    return pd.DataFrame(
         {
             "arm": "base",
             "seed": 0,
@@ -269,11 +271,26 @@ def test_the_interval_of_a_gain_ends_at_a_hundred_points():
             "subject": "physics",
             "steps": 1,
             "sample": 0,
-            "item_id": [f"{family}-{i}" for family in ("easy", "odd") for i in range(8)],
-            "family": ["easy"] * 8 + ["odd"] * 8,
+            "item_id": [f"{family}-{i}" for family in ("easy", "odd") for i in range(each)],
+            "family": ["easy"] * each + ["odd"] * each,
             "correct": False,
         }
     )
+
+
+def test_a_shown_number_is_rounded_once():
+    base = wrong_answers(480)
+    after = base.assign(arm="sft_only", correct=[True] * 107 + [False] * 853)
+    general = pd.concat([base, after])
+    items = pd.concat([general, general.assign(table="mathematics", benchmark="two")])
+    read = SimpleNamespace(items=items, arms=("base", "sft_only"))
+    found = comparisons.differences(read, [("sft_only", "base")])
+    shown = render.with_interval(found, "difference", "low", "high")
+    assert all(cell.startswith("+11.1 ") for cell in shown)  # of 11.1458; by way of 11.15 it was 11.2
+
+
+def test_the_interval_of_a_gain_ends_at_a_hundred_points():
+    base = wrong_answers(8)
     after = base.assign(arm="sft_only", correct=[True] * 8 + [True, False] * 4)
     items = pd.concat([base, after])
     gained, lost = comparisons.gains(items, [("sft_only", "base"), ("base", "sft_only")], "steps 1")
