@@ -75,8 +75,8 @@ def differences(
                         "covers": estimate.covers,
                     }
                 )
-    found = pd.DataFrame(rows, columns=DIFFERENCE)  # a run of one arm has no pair, and a table of no rows
-    return found.round(dict.fromkeys(("difference", "low", "high", "p", "p_holm"), 4))
+    # The columns are named, since a run of one arm has no pair, and a table of no rows.
+    return pd.DataFrame(rows, columns=DIFFERENCE).round(4)
 
 
 def side_by_side(read: Results) -> pd.DataFrame:

@@ -117,11 +117,11 @@ def plain_display(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns=lambda name: name.replace("_", " "))
 
 
-def named(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of plain numbers, each with two decimals, with the arms' names in words."""
+def named(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
+    """A table of plain numbers with so many decimals, and with the arms' names in words."""
     shown = table.assign(arm=table["arm"].map(results.label))
     for column in table.select_dtypes("float"):
-        shown[column] = table[column].map("{:.2f}".format)
+        shown[column] = table[column].map(f"{{:.{decimals}f}}".format)
     return shown.rename(columns=lambda name: name.replace("_", " "))
 
 
@@ -144,10 +144,7 @@ def with_interval(table: pd.DataFrame, value: str, low: str, high: str) -> list[
 def scorings_display(table: pd.DataFrame) -> pd.DataFrame:
     """A readable copy of `tables.scorings`."""
     titles = {column: title for columns in REPORTED.values() for column, title in columns.items()}
-    shown = table.assign(arm=table["arm"].map(results.label), benchmark=table["benchmark"].replace(titles))
-    for column in table.select_dtypes("float"):
-        shown[column] = table[column].map("{:.1f}".format)
-    return shown.rename(columns=lambda name: name.replace("_", " "))
+    return named(table.assign(benchmark=table["benchmark"].replace(titles)), decimals=1)
 
 
 def claims_display(ledger: pd.DataFrame) -> pd.DataFrame:

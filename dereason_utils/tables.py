@@ -76,7 +76,7 @@ def main_table(read: Results, name: str) -> pd.DataFrame:
         row["parse failure"] = mine.loc[AVERAGE, "parse_failure"]
         row |= {key: mine.loc[AVERAGE, key] for key in ("questions", "samples", "seeds", "covers")}
         rows.append(row)
-    table = pd.DataFrame(rows).round(4)
+    table = pd.DataFrame(rows)
     for corpus in CORPORA:
         theirs = on_corpus(reported(name), corpus)
         for column in REPORTED[name]:
