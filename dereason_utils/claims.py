@@ -257,7 +257,7 @@ OPEN = tuple(
 
 def stated() -> pd.DataFrame:
     """The paper's claims in words, by id (results/paper/claims.csv): columns section, claim, test."""
-    return pd.read_csv(paths.REPO / "results" / "paper" / "claims.csv").set_index("id")
+    return pd.read_csv(paths.committed() / "paper" / "claims.csv").set_index("id")
 
 
 def why_not(claim: Claim, profile: Profile) -> str:

@@ -28,7 +28,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 def results_root() -> Path:
-    return Path(os.environ.get("DEREASON_RESULTS") or REPO / "results")
+    return Path(os.environ.get("DEREASON_RESULTS") or committed())
 
 
 def runs_root() -> Path:
@@ -40,9 +40,14 @@ def cache_root() -> Path:
     return Path(os.environ.get("DEREASON_CACHE") or Path.home() / ".cache" / "dereason")
 
 
+def committed() -> Path:
+    """The results that stand in the repository, wherever a run writes its own: the paper's numbers and registrations too."""
+    return REPO / "results"
+
+
 def base_policies() -> Path:
     """Small base policies that are committed: another processor would make other weights of the same recipe."""
-    return REPO / "results" / "base_policies"
+    return committed() / "base_policies"
 
 
 def notebook_path(stage: str) -> Path:

@@ -26,7 +26,7 @@ NAME = "registration.md"
 
 def path(profile: str) -> Path:
     """In the repository, wherever a run's results go: its commit is what counts."""
-    return paths.REPO / "results" / profile / NAME
+    return paths.committed() / profile / NAME
 
 
 def text(profile: Profile) -> str:

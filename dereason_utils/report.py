@@ -159,7 +159,7 @@ def departures(profile: Profile) -> pd.DataFrame:
     First what is no single number, then values of which the paper (or General-Reasoner, "GR") gives another, then those
     on which it is silent.
     """
-    given = pd.read_csv(paths.REPO / "results" / "paper" / "settings.csv", dtype=str).set_index("setting")
+    given = pd.read_csv(paths.committed() / "paper" / "settings.csv", dtype=str).set_index("setting")
     said = comments(profile.name)
     own = {name: value for name, value, _ in profiles.settings_table(profile)}
     different, silent = [], []

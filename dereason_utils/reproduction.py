@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--profile", required=True)
     options = parser.parse_args(arguments)
     name = profiles.load(options.profile).name
-    here, committed = paths.results_root() / name, paths.REPO / "results" / name
+    here, committed = paths.results_root() / name, paths.committed() / name
     if here.resolve() == committed.resolve():
         raise InputError(
             "DEREASON_RESULTS names no other folder than results: make reproduce ANEW=1 sets it."

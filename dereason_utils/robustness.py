@@ -23,7 +23,7 @@ OURS, ALONE = "dereason_utils.verify", "math-verify alone"
 
 
 def folder() -> Path:
-    return paths.REPO / "results" / "robustness"
+    return paths.committed() / "robustness"
 
 
 def table(source: Path) -> pd.DataFrame:

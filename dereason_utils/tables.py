@@ -31,7 +31,7 @@ _BOOTSTRAP_SEED = 2603
 
 def reported(name: str) -> pd.DataFrame:
     """The paper's own rows of 'table1' or 'table2', as transcribed in results/paper."""
-    return pd.read_csv(paths.REPO / "results" / "paper" / f"reported_{name}.csv")
+    return pd.read_csv(paths.committed() / "paper" / f"reported_{name}.csv")
 
 
 def on_corpus(theirs: pd.DataFrame, corpus: str) -> pd.DataFrame:
