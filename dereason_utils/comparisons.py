@@ -185,7 +185,10 @@ def _differences(
 ) -> list[stats.Estimate]:
     """Of each pair of arms; an arm's answers are cut once, however many pairs it is in."""
     cubes = {arm: results.cube(items, arm) for arm in {arm for pair in pairs for arm in pair}}
-    return [_paired(cubes[a], cubes[b], generator(name, a, b), unit) for a, b in pairs]
+    return [
+        _paired(cubes[a], cubes[b], generator(name, *sorted((a, b))), unit)  # a - b and b - a: the same draws
+        for a, b in pairs
+    ]
 
 
 def _paired(a: tuple, b: tuple, rng: np.random.Generator, unit: str = "group") -> stats.Estimate:

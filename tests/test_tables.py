@@ -260,6 +260,16 @@ def test_every_pair_of_arms_is_compared_once(read, two_seeds):
     assert len(parts) == 4 and (parts[["training_seeds", "questions", "samples"]] >= 0).all(axis=None)
 
 
+@pytest.mark.parametrize("name", ["read", "two_seeds"])
+def test_a_pair_has_the_same_interval_whichever_arm_is_named_first(name, request):
+    one, other = comparisons.differences(
+        request.getfixturevalue(name), [("base", "rl_only"), ("rl_only", "base")], averages_only=True
+    ).groupby("a", sort=False)
+    turned = other[1][["difference", "high", "low"]].to_numpy()
+    assert one[1][["difference", "low", "high"]].to_numpy() == pytest.approx(-turned)
+    assert one[1]["p"].tolist() == other[1]["p"].tolist()
+
+
 def wrong_answers(each: int) -> pd.DataFrame:
     """Items of the base model, `each` in every one of two families, all answered wrong."""
     return pd.DataFrame(
