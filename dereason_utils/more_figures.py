@@ -3,7 +3,6 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from dereason_utils import comparisons
@@ -17,6 +16,7 @@ from dereason_utils.plotting import (
     from_zero,
     label_arms,
     label_ends,
+    label_tops,
     look,
     main_arms,
     not_run,
@@ -177,25 +177,20 @@ def figure13(data: pd.DataFrame) -> Figure:
         (axes[0], tokens, "thousand tokens: SFT's with loss, RL's sampled"),
         (axes[1], hours, "core-hours of training" if known else "hours of training"),
     )
-    data = data.sort_values("accuracy")
-    line = 0.065 * data["high"].max()  # a label's height in points of accuracy
     for axis, x, label in sides:
-        labels: list[tuple[float, float]] = []
-        for (_, row), place in zip(data.iterrows(), x[data.index], strict=True):
+        for (_, row), place in zip(data.iterrows(), x, strict=True):
             points(
                 axis,
                 [place],
                 row.to_frame().T.astype({"accuracy": float, "low": float, "high": float}),
                 row["arm"],
             )
-            beside = [height for other, height in labels if abs(other - place) < 0.3 * x.max()]
-            labels.append((place, max([row["accuracy"], *(height + line for height in beside)])))
-            axis.annotate(short(row["arm"]), labels[-1], xytext=(5, 3), textcoords="offset points",
-                          fontsize=6.5, color=look(row["arm"])[0], zorder=3,
-                          path_effects=[withStroke(linewidth=1.8, foreground="white")])  # fmt: skip
-        axis.set(xlabel=label + more, xlim=(-0.04 * max(x.max(), 1e-9), 1.25 * max(x.max(), 1e-9)))
+        axis.set(xlabel=label + more, xlim=(-0.08 * max(x.max(), 1e-9), 1.12 * max(x.max(), 1e-9)))
     axes[0].set_ylabel("general average in %, 95% interval")
+    axes[0].set_ylim(top=1.25 * data["high"].max())  # room for the names
     from_zero(axes[0])
+    for axis, x, _ in sides:
+        label_tops(axis, x.dropna(), data[x.notna()])  # an old result may lack its tokens
     return figure
 
 

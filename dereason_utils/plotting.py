@@ -13,6 +13,8 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
 from scipy import stats as distributions
 
 from dereason_utils import disk
@@ -217,6 +219,24 @@ def label_ends(axis: Axes, ends: list[tuple[float, str, str]]) -> None:
             linespacing=1.15,
             color=colour,
         )
+
+
+def label_tops(axis: Axes, x: pd.Series, data: pd.DataFrame) -> None:
+    """Name each arm above its interval, so much higher as it takes to cover no marker and no other name.
+
+    data: the columns arm, accuracy and high, a row per x.
+    """
+    axis.figure.draw_without_rendering()  # settles the layout
+    point = axis.figure.dpi / 72
+    markers = axis.transData.transform(np.column_stack([x, data["accuracy"]]))
+    taken = [Bbox([middle - 3 * point, middle + 3 * point]) for middle in markers]
+    for place, (_, row) in sorted(zip(x, data.iterrows(), strict=True), key=lambda arm: arm[1][1]["high"]):
+        name = axis.annotate(short(row["arm"]), (place, row["high"]), xytext=(0, 1), textcoords="offset points",
+                             annotation_clip=False, ha="center", fontsize=6.5, color=look(row["arm"])[0], zorder=3,
+                             path_effects=[withStroke(linewidth=1.8, foreground="white")])  # fmt: skip
+        while any(name.get_window_extent().overlaps(box) for box in taken):
+            name.xyann = (0, name.xyann[1] + 1)
+        taken.append(name.get_window_extent())
 
 
 def remark(axis: Axes, text: str, right: bool = False) -> None:

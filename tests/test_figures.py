@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 import subprocess
 import sys
+from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -208,6 +209,7 @@ def test_short_curves_are_drawn_as_they_are(read):
 
 WITHOUT_TORCH = """
 import sys
+from itertools import combinations
 
 
 class NoTorch:
@@ -341,6 +343,20 @@ def test_cost_counts_an_arms_own_training(drawn, read):
     assert data.loc["rl_only", "rl_tokens"] == pd.read_parquet(rollouts)["tokens"].sum()
     assert data.loc["base", ["sft_tokens", "rl_tokens", "hours"]].tolist() == [0, 0, 0]
     assert (data["core_hours"] >= data["hours"]).all()
+
+
+def test_a_name_in_the_cost_figure_covers_no_marker_and_no_other_name(drawn, read, tmp_path):
+    draw, data = drawn["figure13"]
+    crowded = data.assign(sft_tokens=[100 + 9 * i for i in range(len(data))], accuracy=10.0, rl_tokens=0)
+    figure = draw(crowded)
+    plotting.save(figure, tmp_path, "figure13", crowded, plotting.Provenance.of(read, SETTINGS))
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        names = [text.get_window_extent() for text in axis.texts]
+        assert len(names) == len(data)
+        markers = np.concatenate([axis.transData.transform(line.get_xydata()) for line in axis.lines])
+        assert not any(one.overlaps(other) for one, other in combinations(names, 2))
+        assert not any(name.contains(*marker) for name in names for marker in markers)
 
 
 def test_of_very_many_pairs_those_with_dereason_are_drawn():
