@@ -209,7 +209,6 @@ def test_short_curves_are_drawn_as_they_are(read):
 
 WITHOUT_TORCH = """
 import sys
-from itertools import combinations
 
 
 class NoTorch:
