@@ -178,19 +178,14 @@ def figure13(data: pd.DataFrame) -> Figure:
         (axes[1], hours, "core-hours of training" if known else "hours of training"),
     )
     for axis, x, label in sides:
-        for (_, row), place in zip(data.iterrows(), x, strict=True):
-            points(
-                axis,
-                [place],
-                row.to_frame().T.astype({"accuracy": float, "low": float, "high": float}),
-                row["arm"],
-            )
+        for arm, line in data.groupby("arm", sort=False):
+            points(axis, x[line.index], line, arm)
         axis.set(xlabel=label + more, xlim=(-0.08 * max(x.max(), 1e-9), 1.12 * max(x.max(), 1e-9)))
     axes[0].set_ylabel("general average in %, 95% interval")
     axes[0].set_ylim(top=1.25 * data["high"].max())  # room for the names
     from_zero(axes[0])
     for axis, x, _ in sides:
-        label_tops(axis, x.dropna(), data[x.notna()])  # an old result may lack its tokens
+        label_tops(axis, x, data)
     return figure
 
 

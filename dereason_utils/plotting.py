@@ -224,15 +224,16 @@ def label_ends(axis: Axes, ends: list[tuple[float, str, str]]) -> None:
 def label_tops(axis: Axes, x: pd.Series, data: pd.DataFrame) -> None:
     """Name each arm above its interval, so much higher as it takes to cover no marker and no other name.
 
-    data: the columns arm, accuracy and high, a row per x.
+    data: the columns arm, accuracy and high, a row per x; one without x (an old result may lack its tokens) has no name.
     """
     axis.figure.draw_without_rendering()  # settles the layout
+    data = data.assign(x=x).dropna(subset="x").sort_values("high", kind="stable")
     point = axis.figure.dpi / 72
-    markers = axis.transData.transform(np.column_stack([x, data["accuracy"]]))
+    markers = axis.transData.transform(data[["x", "accuracy"]])
     taken = [Bbox([middle - 3 * point, middle + 3 * point]) for middle in markers]
-    for place, (_, row) in sorted(zip(x, data.iterrows(), strict=True), key=lambda arm: arm[1][1]["high"]):
-        name = axis.annotate(short(row["arm"]), (place, row["high"]), xytext=(0, 1), textcoords="offset points",
-                             annotation_clip=False, ha="center", fontsize=6.5, color=look(row["arm"])[0], zorder=3,
+    for arm, place, high in zip(data["arm"], data["x"], data["high"], strict=True):
+        name = axis.annotate(short(arm), (place, high), xytext=(0, 1), textcoords="offset points",
+                             annotation_clip=False, ha="center", fontsize=6.5, color=look(arm)[0], zorder=3,
                              path_effects=[withStroke(linewidth=1.8, foreground="white")])  # fmt: skip
         while any(name.get_window_extent().overlaps(box) for box in taken):
             name.xyann = (0, name.xyann[1] + 1)

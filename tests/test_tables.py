@@ -262,12 +262,12 @@ def test_every_pair_of_arms_is_compared_once(read, two_seeds):
 
 @pytest.mark.parametrize("name", ["read", "two_seeds"])
 def test_a_pair_has_the_same_interval_whichever_arm_is_named_first(name, request):
-    one, other = comparisons.differences(
+    (_, one), (_, other) = comparisons.differences(
         request.getfixturevalue(name), [("base", "rl_only"), ("rl_only", "base")], averages_only=True
     ).groupby("a", sort=False)
-    turned = other[1][["difference", "high", "low"]].to_numpy()
-    assert one[1][["difference", "low", "high"]].to_numpy() == pytest.approx(-turned)
-    assert one[1]["p"].tolist() == other[1]["p"].tolist()
+    turned = other[["difference", "high", "low"]].to_numpy()
+    assert one[["difference", "low", "high"]].to_numpy() == pytest.approx(-turned)
+    assert one["p"].tolist() == other["p"].tolist()
 
 
 def wrong_answers(each: int) -> pd.DataFrame:
