@@ -158,7 +158,7 @@ def report(data: Path, work: Path) -> None:
         "agree",
         "why",
     ]
-    folder = paths.REPO / "results" / "agreement"
+    folder = paths.committed() / "agreement"
     disk.write_table(folder / "harness_items.csv", both[shown])
     facts = {
         "model": models.SMOLLM2, "decoding": f"greedy, at most {MAX_TOKENS} tokens", "draw_seed": SEED,

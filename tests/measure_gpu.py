@@ -29,7 +29,7 @@ from dereason_utils.run import ENVIRONMENT
 STAGES = ("03_sft", "04_grpo")
 MICRO_BATCHES, UPDATES = 4, 2
 GB = 1e9
-TABLE = paths.REPO / "results" / "robustness" / "gpu.csv"
+TABLE = paths.committed() / "robustness" / "gpu.csv"
 HOLD = """import sys, torch
 _, total = torch.cuda.mem_get_info()
 held = torch.empty(max(0, total - int(sys.argv[1])), dtype=torch.uint8, device="cuda")

@@ -171,7 +171,7 @@ def main() -> None:
     import pandas as pd
 
     table = pd.DataFrame([compare(case) for case in CASES])
-    disk.write_table(paths.REPO / "results" / "robustness" / "memory_model.csv", table)
+    disk.write_table(paths.committed() / "robustness" / "memory_model.csv", table)
     print(table.to_string())
 
 

@@ -9,7 +9,7 @@ from dereason_utils import paths
 from dereason_utils.hub_benchmarks import lettered
 from dereason_utils.verify import verify
 
-FOLDER = paths.REPO / "results" / "agreement"
+FOLDER = paths.committed() / "agreement"
 SHARED = paths.REPO.parent / "shared" / "data"
 ITEMS = pd.read_csv(FOLDER / "harness_items.csv", dtype=str, keep_default_na=False)
 SUMMARY = pd.read_csv(FOLDER / "harness_summary.csv").set_index("benchmark")

@@ -20,7 +20,7 @@ from dereason_utils import (
 )
 from dereason_utils.verify import extract_answer
 
-COMMITTED = paths.REPO / "results"
+COMMITTED = paths.committed()
 DRAWN = [name for name in profiles.names() if (COMMITTED / name / "06_figures" / "manifest.json").exists()]
 needs_results = pytest.mark.skipif(
     "cpu" not in DRAWN, reason="results/cpu is made by `make reproduce`, that of other profiles with PROFILE"

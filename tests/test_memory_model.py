@@ -75,7 +75,7 @@ def test_a_measured_peak_is_within_15_percent(case):
 
 
 def test_the_committed_measurements_are_of_todays_model():
-    table = pd.read_csv(paths.REPO / "results" / "robustness" / "memory_model.csv")
+    table = pd.read_csv(paths.committed() / "robustness" / "memory_model.csv")
     assert len(table) == len(measure_memory.CASES)
     for case, row in zip(measure_memory.CASES, table.itertuples(), strict=True):
         assert sum(measure_memory.predicted(*case).values()) / 1e6 == pytest.approx(

@@ -24,7 +24,7 @@ def test_every_profile_loads_and_tags_every_value(name):
 
 def reported():
     """The settings that the paper and General-Reasoner give: setting -> (value, source)."""
-    rows = pd.read_csv(paths.REPO / "results" / "paper" / "settings.csv", dtype=str)
+    rows = pd.read_csv(paths.committed() / "paper" / "settings.csv", dtype=str)
     values = {row.setting: (yaml.safe_load(row.value), row.source) for row in rows.itertuples()}
     return {name: (tuple(v) if isinstance(v, list) else v, source) for name, (v, source) in values.items()}
 

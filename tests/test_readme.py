@@ -223,7 +223,7 @@ def test_the_readmes_speeds_are_those_of_the_bench(begin, measure, column):
     text = (paths.REPO / "README.md").read_text(encoding="utf-8")
     text = text[text.index("| | plain TRL in float32 |") :]
     line = next(line for line in text.splitlines() if line.startswith(begin))
-    bench = pd.read_csv(paths.REPO / "results" / "bench" / "summary.csv").set_index(["measure", "variant"])
+    bench = pd.read_csv(paths.committed() / "bench" / "summary.csv").set_index(["measure", "variant"])
     shown = [float(number) for number in re.findall(r"(\d+\.\d)\D", line)]
     ratios = [bench.loc[(measure, variant), column] for variant in ("trl_float32", "trl_bfloat16")]
     assert shown == [round(ratio, 1) for ratio in ratios]
@@ -231,7 +231,7 @@ def test_the_readmes_speeds_are_those_of_the_bench(begin, measure, column):
 
 def test_the_readmes_million_problems_are_those_of_the_bench():
     text = (paths.REPO / "README.md").read_text(encoding="utf-8")
-    table = pd.read_csv(paths.REPO / "results" / "bench" / "million.csv")
+    table = pd.read_csv(paths.committed() / "bench" / "million.csv")
     most = table[table["problems"] == 1_000_000].set_index("stage")
     said = [
         f"{most.loc[stage, 'seconds']:.0f} s and {most.loc[stage, 'peak_mb'] / 1000:.1f} GB"
@@ -244,7 +244,7 @@ def test_the_readme_says_what_share_of_hard_problems_is_solved_before_rl():
     text = (paths.REPO / "README.md").read_text(encoding="utf-8")
     solved = []
     for profile in ("nano", "nano_reach"):
-        table = pd.read_csv(paths.REPO / "results" / profile / "06_figures" / "table1.csv").set_index("arm")
+        table = pd.read_csv(paths.committed() / profile / "06_figures" / "table1.csv").set_index("arm")
         solved.append(table.loc["sft_easy", "mini_stem hard"])
     before, there = re.search(
         r"the policy solves (\d+)% of them; in\n.*the policy solves (\d+)%", text

@@ -7,7 +7,7 @@ import pytest
 
 from dereason_utils import claims, manifest, paths, profiles, report
 
-COMMITTED = paths.REPO / "results" / "cpu" / "06_figures"
+COMMITTED = paths.committed() / "cpu" / "06_figures"
 needs_results = pytest.mark.skipif(
     not (COMMITTED / "claims.csv").exists(), reason="results/cpu is made by `make reproduce`"
 )

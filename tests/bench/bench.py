@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="the smoke profile's model, to see that all of it works"
     )
-    parser.add_argument("--out", type=Path, default=paths.REPO / "results" / "bench")
+    parser.add_argument("--out", type=Path, default=paths.committed() / "bench")
     parser.add_argument("--draw", action="store_true", help="only draw the figure again")
     options = parser.parse_args()
     if not options.draw:

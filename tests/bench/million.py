@@ -90,7 +90,7 @@ def child(stage: str, size: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=paths.REPO / "results" / "bench")
+    parser.add_argument("--out", type=Path, default=paths.committed() / "bench")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--write", type=int, help="for its own child processes")
     parser.add_argument("--child", nargs=2, help="for its own child processes")

@@ -233,7 +233,7 @@ def draw(folder: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=paths.REPO / "results" / "bench")
+    parser.add_argument("--out", type=Path, default=paths.committed() / "bench")
     parser.add_argument("--draw", action="store_true", help="only draw the figure again")
     parser.add_argument("--child", help="for its own child processes")
     options = parser.parse_args()
