@@ -105,7 +105,7 @@ def _reported(a: str, b: str, name: str = "table1", columns: tuple[str, ...] = (
         own = rows[rows["corpus"] == corpus].set_index("arm")
         if {a, b} <= set(own.index):
             gaps = [
-                f"{tables.REPORTED[name][column]} {own.loc[a, column] - own.loc[b, column]:+.1f}"
+                f"{tables.REPORTED[name][column]} {own.loc[a, column] - own.loc[b, column]:+z.1f}"
                 for column in columns
             ]
             found.append(f"{title}: {', '.join(gaps)}")

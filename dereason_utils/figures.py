@@ -111,13 +111,13 @@ def figure2(data: pd.DataFrame) -> Figure:
 @styled
 def figure3(data: pd.DataFrame) -> Figure:
     """Training reward over RL steps, with the slope of each curve."""
-    return _curves(data, "mean reward of the step", slope="{:+.2f} ± {:.2f}")
+    return _curves(data, "mean reward of the step", slope="{:+z.2f} ± {:.2f}")
 
 
 @styled
 def figure4(data: pd.DataFrame) -> Figure:
     """Response length over RL steps, with the slope of each curve."""
-    return _curves(data, "response length in tokens", slope="{:+.0f} ± {:.0f}")
+    return _curves(data, "response length in tokens", slope="{:+z.0f} ± {:.0f}")
 
 
 @styled

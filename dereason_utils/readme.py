@@ -102,10 +102,10 @@ def learning_line(slopes: Path, only: Collection[str] = tuple(ARMS)) -> list[str
     arms = []
     for arm, rows in table.groupby("arm", sort=False):
         first, last, slope, low, high = rows[["first_quarter", "last_quarter", "slope", "low", "high"]].mean()
-        found = f"slope {slope:+.4f} per step, 95% interval {low:+.4f} to {high:+.4f}"
+        found = f"slope {slope:+z.4f} per step, 95% interval {low:+z.4f} to {high:+z.4f}"
         if len(rows) > 1:
             rising = (rows["low"] > 0).sum()
-            found = f"slope {slope:+.4f} per step, its 95% interval above 0 in {rising} of {len(rows)} seeds"
+            found = f"slope {slope:+z.4f} per step, its 95% interval above 0 in {rising} of {len(rows)} seeds"
         arms.append(f"{results.label(arm)} {first:.3f} to {last:.3f} ({found})")
     return [
         "Training reward, mean of the first and of the last quarter of the steps: " + "; ".join(arms) + "."

@@ -108,7 +108,7 @@ def plain_display(table: pd.DataFrame) -> pd.DataFrame:
     value = next(name for name in ("accuracy", "difference", "slope", "value") if name in table.columns)
     digits = 4 if value == "slope" else 1
     table[value] = [
-        f"{v:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        f"{v:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
         for v, low, high in zip(table[value], table["low"], table["high"], strict=True)
     ]
     for column in {"p", "p_holm", "parse_failure", "first_quarter", "last_quarter"} & set(table.columns):
@@ -121,7 +121,7 @@ def named(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
     """A table of plain numbers with so many decimals, and with the arms' names in words."""
     shown = table.assign(arm=table["arm"].map(results.label))
     for column in table.select_dtypes("float"):
-        shown[column] = table[column].map(f"{{:.{decimals}f}}".format)
+        shown[column] = table[column].map(f"{{:z.{decimals}f}}".format)
     return shown.rename(columns=lambda name: name.replace("_", " "))
 
 
@@ -129,7 +129,7 @@ def side_by_side_display(table: pd.DataFrame) -> pd.DataFrame:
     """A readable copy of `comparisons.side_by_side`."""
     shown = table[["a", "b", "scope", "table", "corpus"]].copy()
     shown["a"], shown["b"] = table["a"].map(results.label), table["b"].map(results.label)
-    shown["paper"] = table["reported"].map("{:+.1f}".format)
+    shown["paper"] = table["reported"].map("{:+z.1f}".format)
     shown["ours"] = with_interval(table, "difference", "low", "high")
     shown["ours minus paper's"] = with_interval(table, "apart", "apart_low", "apart_high")
     return shown.assign(**{"compatible?": table["compatible"]})
@@ -138,7 +138,7 @@ def side_by_side_display(table: pd.DataFrame) -> pd.DataFrame:
 def with_interval(table: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
     """A cell for each row: a signed value and its interval, with one decimal."""
     columns = zip(table[value], table[low], table[high], strict=True)
-    return [f"{middle:+.1f} [{bottom:+.1f}, {top:+.1f}]" for middle, bottom, top in columns]
+    return [f"{middle:+z.1f} [{bottom:+z.1f}, {top:+z.1f}]" for middle, bottom, top in columns]
 
 
 def scorings_display(table: pd.DataFrame) -> pd.DataFrame:

@@ -156,11 +156,11 @@ def _ours(found: list[tuple[Part, str, Estimate]]) -> str:
     cells = []
     for part, name, estimate in found:
         interval = (
-            f" [{estimate.low:+.2f}, {estimate.high:+.2f}]"
+            f" [{estimate.low:+z.2f}, {estimate.high:+z.2f}]"
             if math.isfinite(estimate.low)
             else " (no interval)"
         )
-        cells.append(f"{name} {estimate.value:+.2f}{interval} {part.unit}")
+        cells.append(f"{name} {estimate.value:+z.2f}{interval} {part.unit}")
     return "; ".join(cells) or "–"
 
 

@@ -299,6 +299,13 @@ def test_a_shown_number_is_rounded_once():
     assert all(cell.startswith("+11.1 ") for cell in shown)  # of 11.1458; by way of 11.15 it was 11.2
 
 
+def test_a_difference_that_rounds_to_nothing_has_no_minus():
+    found = pd.DataFrame({"arm": ["base"], "difference": [-0.0], "slope": [-0.00001], "low": [-0.04], "high": [0.04]})
+    assert render.with_interval(found, "difference", "low", "high") == ["+0.0 [+0.0, +0.0]"]
+    assert render.plain_display(found.drop(columns="slope"))["difference"].item() == "0.0 [0.0, 0.0]"
+    assert render.named(found, 4)["slope"].item() == "0.0000"
+
+
 def test_the_interval_of_a_gain_ends_at_a_hundred_points():
     base = wrong_answers(8)
     after = base.assign(arm="sft_only", correct=[True] * 8 + [True, False] * 4)
