@@ -6,7 +6,6 @@ Every number of ours comes from 05_eval's per-item files and is in percentage po
 from collections.abc import Collection, Iterable
 from itertools import combinations
 
-import numpy as np
 import pandas as pd
 
 from dereason_utils import results, stats, tables
@@ -58,7 +57,7 @@ def differences(
             if averages_only and scope != AVERAGE:
                 continue
             name = f"{scope} {table}" if scope == AVERAGE else scope
-            estimates = _differences(items, pairs, name, unit)
+            estimates = _differences(items, pairs, unit)
             adjusted = stats.holm([estimate.p_value for estimate in estimates])
             for (a, b), estimate, p in zip(pairs, estimates, adjusted, strict=True):
                 rows.append(
@@ -99,15 +98,14 @@ def side_by_side(read: Results) -> pd.DataFrame:
             if column not in theirs:
                 continue
             where = {"table": table, "scope": scope}
-            label = f"{scope} {table}" if scope == AVERAGE else scope
             for corpus, title in CORPORA.items():
                 own = tables.on_corpus(theirs, corpus)[column]
                 arms = [arm for arm in reversed(read.arms) if pd.notna(own.get(arm))]
                 for arm in arms if same or scope != AVERAGE else ():
-                    shown = _apart(tables.rate(part, arm, label)[0], own[arm])
+                    shown = _apart(tables.rate(part, arm)[0], own[arm])
                     rows.append({"a": arm, "b": "", **where, "corpus": title} | shown)
                 pairs = list(combinations(arms, 2))
-                for (a, b), estimate in zip(pairs, _differences(part, pairs, label), strict=True):
+                for (a, b), estimate in zip(pairs, _differences(part, pairs), strict=True):
                     shown = _apart(estimate, own[a] - own[b])
                     rows.append({"a": a, "b": b, **where, "corpus": title} | shown)
     names = ["a", "b", "table", "scope", "corpus", "reported", "difference", "low", "high", "apart", "apart_low",
@@ -169,9 +167,9 @@ def of_the_split(pairs: pd.DataFrame) -> pd.DataFrame:
     return of(pairs[pairs["scope"] == GENERAL], "dereason").set_index("b")
 
 
-def gains(items: pd.DataFrame, pairs: Collection[tuple[str, str]], name: str) -> list[dict]:
+def gains(items: pd.DataFrame, pairs: Collection[tuple[str, str]]) -> list[dict]:
     """For each (a, b) arm a minus arm b on the given questions, in points: difference, low, high."""
-    return [_points(estimate) for estimate in _differences(items, pairs, name)]
+    return [_points(estimate) for estimate in _differences(items, pairs)]
 
 
 def _points(estimate: stats.Estimate) -> dict[str, float]:
@@ -181,22 +179,19 @@ def _points(estimate: stats.Estimate) -> dict[str, float]:
 
 
 def _differences(
-    items: pd.DataFrame, pairs: Collection[tuple[str, str]], name: str, unit: str = "group"
+    items: pd.DataFrame, pairs: Collection[tuple[str, str]], unit: str = "group"
 ) -> list[stats.Estimate]:
     """Of each pair of arms; an arm's answers are cut once, however many pairs it is in."""
     cubes = {arm: results.cube(items, arm) for arm in {arm for pair in pairs for arm in pair}}
-    return [
-        _paired(cubes[a], cubes[b], generator(name, *sorted((a, b))), unit)  # a - b and b - a: the same draws
-        for a, b in pairs
-    ]
+    return [_paired(cubes[a], cubes[b], unit) for a, b in pairs]
 
 
-def _paired(a: tuple, b: tuple, rng: np.random.Generator, unit: str = "group") -> stats.Estimate:
+def _paired(a: tuple, b: tuple, unit: str = "group") -> stats.Estimate:
     """a, b: what `results.cube` gives for two arms. unit: the column of its questions that is resampled."""
     (first, questions), (second, _) = a, b
     seeds = min(len(first), len(second))  # an arm may have only the first of the seeds
     first, second = first[:seeds], second[:seeds]
     where = questions[unit], questions["benchmark"]
     if len(first) == 1:
-        return stats.paired_difference(first[0].mean(1), second[0].mean(1), *where, rng=rng)
-    return stats.hierarchical_difference(first, second, *where, rng=rng)
+        return stats.paired_difference(first[0].mean(1), second[0].mean(1), *where, rng=generator())
+    return stats.hierarchical_difference(first, second, *where, rng=generator())

@@ -96,7 +96,7 @@ def along_rl(read: Results) -> pd.DataFrame:
     rows = []
     for arm, run in read.along_rl.groupby("arm", sort=False):
         for step, part in run.groupby("step"):
-            estimate = measures.held_out(part, arm)
+            estimate = measures.held_out(part)
             start = STARTS[0] if ARMS[arm].sft else STARTS[1]
             shown = (100 * value for value in (estimate.value, estimate.low, estimate.high))
             rows.append((start, arm, estimate.seeds, step, *shown))
@@ -162,9 +162,7 @@ def split_by_steps(read: Results) -> pd.DataFrame:
 def _differences_by_steps(read: Results, pairs: Collection[tuple[str, str]]) -> list[tuple]:
     """(a, b, steps, a minus b, low, high) in points: of each pair of arms, per true number of steps."""
     items = read.items[read.items["steps"] > 0].assign(benchmark="one")
-    found = {
-        steps: comparisons.gains(part, pairs, f"steps {steps}") for steps, part in items.groupby("steps")
-    }
+    found = {steps: comparisons.gains(part, pairs) for steps, part in items.groupby("steps")}
     return [
         (a, b, steps, *gains[place].values())
         for place, (a, b) in enumerate(pairs)

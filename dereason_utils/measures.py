@@ -25,7 +25,7 @@ KNOWLEDGE = ("mmlu_pro", "mini_stem easy", "reasoning_gym easy")
 def average(read: Results, weights: Mapping[str, float], table: str = "general") -> Found:
     """A weighted sum of arms' accuracies, e.g. {"dereason": 1, "random_split": -1}, on a table's average."""
     items = read.items[read.items["table"] == table]
-    return [(tables.AVERAGE, _contrast(items, weights, f"{tables.AVERAGE} {table}"))]
+    return [(tables.AVERAGE, _contrast(items, weights))]
 
 
 def each_benchmark(read: Results, weights: Mapping[str, float]) -> Found:
@@ -33,9 +33,7 @@ def each_benchmark(read: Results, weights: Mapping[str, float]) -> Found:
     chosen = read.items[read.items["arm"].isin(weights)]
     means = chosen.groupby(["benchmark", "arm"])["correct"].mean().groupby("benchmark")
     telling = (means.max() > FLOOR) & (means.min() < 1 - FLOOR)
-    return [
-        (name, _contrast(part, weights, name)) for name, part in chosen.groupby("benchmark") if telling[name]
-    ]
+    return [(name, _contrast(part, weights)) for name, part in chosen.groupby("benchmark") if telling[name]]
 
 
 def reasoning_minus_knowledge(read: Results, weights: Mapping[str, float]) -> Found:
@@ -49,7 +47,7 @@ def reasoning_minus_knowledge(read: Results, weights: Mapping[str, float]) -> Fo
     both = len(heavy) + len(light)
     scale = {name: both / len(heavy) for name in heavy} | {name: -both / len(light) for name in light}
     items = read.items[read.items["benchmark"].isin(scale)]
-    return [("reasoning minus knowledge", _contrast(items, weights, "reasoning", scale))]
+    return [("reasoning minus knowledge", _contrast(items, weights, scale))]
 
 
 def sft_minus_rl_by_size(read: Results, table: str) -> Found:
@@ -58,7 +56,7 @@ def sft_minus_rl_by_size(read: Results, table: str) -> Found:
     pairs = {f"1 in {part}": (f"sft_1_in_{part}", f"rl_1_in_{part}") for part in SIZES}
     pairs["all problems"] = ("sft_only", "rl_only")
     return [
-        (size, _contrast(items, {sft: 1, rl: -1}, f"{size} {table}"))
+        (size, _contrast(items, {sft: 1, rl: -1}))
         for size, (sft, rl) in pairs.items()
         if {sft, rl} <= set(read.arms)
     ]
@@ -71,7 +69,7 @@ def growth_with_size(read: Results, table: str) -> Found:
         sft, rl = f"sft_1_in_{part}", f"rl_1_in_{part}"
         if {sft, rl} <= set(read.arms):
             weights = {"sft_only": 1, "rl_only": -1, sft: -1, rl: 1}
-            return [(f"all minus 1 in {part}", _contrast(items, weights, f"growth {table}"))]
+            return [(f"all minus 1 in {part}", _contrast(items, weights))]
     return []
 
 
@@ -101,10 +99,10 @@ def hard_minus_easy_length(read: Results, arm: str, threshold: int) -> Found:
     return [(f"{results.label(arm)}: hard longer by", _of_seeds(pd.Series(gaps)))]
 
 
-def held_out(rows: pd.DataFrame, name: str) -> Estimate:
+def held_out(rows: pd.DataFrame) -> Estimate:
     """Accuracy of one look along RL, a share: rows with seed, id, family and correct, one of each seed and problem."""
     values, groups = _looks(rows)
-    rng = tables.generator("along RL", name)
+    rng = tables.generator()
     if len(values) == 1:
         return stats.rate(values[0], groups, rng=rng)
     return stats.hierarchical_rate(values[:, :, None], groups, rng=rng)
@@ -124,7 +122,7 @@ def fall_along_rl(read: Results, arms: Sequence[str]) -> Found:
         first, groups = _looks(own[own["step"] == 0])
         before = before + first[:seeds] / len(arms)
         after = after + _looks(own[own["step"] == last])[0][:seeds] / len(arms)
-    rng = tables.generator("fall along RL", *arms)
+    rng = tables.generator()
     if seeds == 1:
         return [("first minus last", _points(stats.paired_difference(before[0], after[0], groups, rng=rng)))]
     found = stats.hierarchical_difference(before[:, :, None], after[:, :, None], groups, rng=rng)
@@ -171,7 +169,7 @@ def rollouts(read: Results, arm: str, seed: int) -> pd.DataFrame:
 
 
 def _contrast(
-    items: pd.DataFrame, weights: Mapping[str, float], name: str, scale: Mapping[str, float] | None = None
+    items: pd.DataFrame, weights: Mapping[str, float], scale: Mapping[str, float] | None = None
 ) -> Estimate:
     """The sum of weight x accuracy over arms, paired by question; plain mean over benchmarks, each times its `scale`."""
     plus, minus, questions = 0.0, 0.0, None
@@ -185,7 +183,7 @@ def _contrast(
     if scale is not None:
         factor = questions["benchmark"].map(scale).to_numpy(float)[None, :, None]
         plus, minus = plus * factor, minus * factor
-    where, rng = (questions["group"], questions["benchmark"]), tables.generator(name, *weights)
+    where, rng = (questions["group"], questions["benchmark"]), tables.generator()
     if len(plus) == 1:
         found = stats.paired_difference(plus[0].mean(1), minus[0].mean(1), *where, rng=rng)
     else:

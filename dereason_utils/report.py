@@ -131,7 +131,9 @@ def in_short(*names: str) -> str:
         rows[f"`{name}`, {seeds} seed{'s' if seeds > 1 else ''}"] = dict(zip(gains.index, cells, strict=True))
     for corpus, title in tables.CORPORA.items():
         own = tables.on_corpus(tables.reported("table1"), corpus)["avg"]
-        rows[f"the paper, {title}"] = (own["dereason"] - own.drop("dereason")).map("{:+z.1f}".format).to_dict()
+        rows[f"the paper, {title}"] = (
+            (own["dereason"] - own.drop("dereason")).map("{:+z.1f}".format).to_dict()
+        )
     shown = pd.DataFrame.from_dict(rows, orient="index", columns=[arm for arm in PAPER if arm != "dereason"])
     shown = shown.dropna(axis="columns", how="all").fillna("").rename(columns=results.label)
     shown.index.name = f"{results.label('dereason')} minus"

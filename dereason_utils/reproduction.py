@@ -86,8 +86,8 @@ def averages(found: list[Pair]) -> pd.DataFrame:
         items = pd.concat([own.assign(arm=HERE), other.assign(arm=COMMITTED)], ignore_index=True)
         texts = items.pivot(index=["seed", "item_id", "sample"], columns="arm", values="completion")
         items = items[items["table"] == "general"]
-        [apart] = comparisons.gains(items, [(HERE, COMMITTED)], arm)
-        mean = {name: 100 * tables.rate(items, name, arm)[0].value for name in (COMMITTED, HERE)}
+        [apart] = comparisons.gains(items, [(HERE, COMMITTED)])
+        mean = {name: 100 * tables.rate(items, name)[0].value for name in (COMMITTED, HERE)}
         same = 100 * (texts[HERE] == texts[COMMITTED]).mean()
         rows.append({"arm": arm, **mean, **apart, "seeds": len(evaluated[arm]), "same_answers": same})
     return pd.DataFrame(rows)

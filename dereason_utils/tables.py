@@ -5,7 +5,6 @@ Every number of ours comes from 05_eval's per-item files and is in percent; `ren
 
 import functools
 from collections.abc import Iterable
-from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -50,7 +49,7 @@ def accuracy(read: Results, table: str) -> pd.DataFrame:
     rows = []
     for arm in read.arms:
         for name, items in columns(read.items[read.items["table"] == table]):
-            estimate, copies = rate(items, arm, f"{name} {table}")
+            estimate, copies = rate(items, arm)
             failed, questions = results.cube(items, arm, "parse_failure")
             parse = _mean_of_means(failed, questions)
             rows.append(
@@ -115,7 +114,7 @@ def by_group(read: Results, column: str) -> pd.DataFrame:
     rows = []
     for arm in read.arms:
         for value, part in parts.items():
-            estimate, copies = rate(part, arm, f"{column} {value}")
+            estimate, copies = rate(part, arm)
             failed = part.loc[part["arm"] == arm, "parse_failure"].mean()
             rows.append(
                 {"arm": arm, column: value, **_percent(estimate), "parse_failure": 100 * failed}
@@ -142,12 +141,11 @@ def pass_and_majority(read: Results) -> pd.DataFrame:
                 values = np.stack([stats.pass_at_k(copies, run.sum(1), k) for run in correct])
                 rows.append(
                     {"arm": arm, "table": table, "measure": f"pass@{k}"}
-                    | _one_per_question(values, questions, table, arm)
+                    | _one_per_question(values, questions)
                 )
             voted = _majority(items[items["arm"] == arm], correct.shape)
             rows.append(
-                {"arm": arm, "table": table, "measure": f"maj@{copies}"}
-                | _one_per_question(voted, questions, table, arm)
+                {"arm": arm, "table": table, "measure": f"maj@{copies}"} | _one_per_question(voted, questions)
             )
     return pd.DataFrame(rows).round(4)
 
@@ -173,7 +171,7 @@ def variances(read: Results) -> pd.DataFrame:
     rows = []
     for arm in read.arms if len(read.seeds) > 1 else ():
         for table in TABLES.values():
-            estimate, _ = rate(read.items[read.items["table"] == table], arm, f"{AVERAGE} {table}")
+            estimate, _ = rate(read.items[read.items["table"] == table], arm)
             parts = {name.replace(" ", "_"): 100 * part**0.5 for name, part in estimate.variances.items()}
             rows.append({"arm": arm, "table": table, **parts, "together": 100 * estimate.se})
     names = ["arm", "table", "training_seeds", "questions", "samples", "together"]
@@ -218,12 +216,16 @@ def columns(items: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [*parts, (AVERAGE, items)]
 
 
-def generator(*names: str) -> np.random.Generator:
-    """One generator per number, so that no interval depends on which others were computed before."""
-    return np.random.default_rng([_BOOTSTRAP_SEED, *(crc32(name.encode()) for name in names)])
+def generator() -> np.random.Generator:
+    """A new one for every interval, always with the same draws.
+
+    So an interval does not depend on which others were computed before, and the same comparison has the same one in each
+    table, figure and claim.
+    """
+    return np.random.default_rng(_BOOTSTRAP_SEED)
 
 
-def rate(items: pd.DataFrame, arm: str, name: str) -> tuple[stats.Estimate, int | str]:
+def rate(items: pd.DataFrame, arm: str) -> tuple[stats.Estimate, int | str]:
     """The estimate, and the samples of each question: a number, or such as '1 or 8' where benchmarks differ."""
     correct, questions = results.cube(items, arm)
     seeds, _, copies = correct.shape
@@ -231,13 +233,13 @@ def rate(items: pd.DataFrame, arm: str, name: str) -> tuple[stats.Estimate, int 
     asked = copies if len(numbers) == 1 else " or ".join(map(str, numbers))
     where = questions["group"], questions["benchmark"]
     if seeds == 1:
-        return stats.rate(correct[0].mean(1), *where, rng=generator(name, arm), samples=copies), asked
-    return stats.hierarchical_rate(correct, *where, rng=generator(name, arm)), asked
+        return stats.rate(correct[0].mean(1), *where, rng=generator(), samples=copies), asked
+    return stats.hierarchical_rate(correct, *where, rng=generator()), asked
 
 
-def _one_per_question(values: np.ndarray, questions: pd.DataFrame, table: str, arm: str) -> dict:
+def _one_per_question(values: np.ndarray, questions: pd.DataFrame) -> dict:
     """values [seeds, questions], already a chance per question, as in pass@k and maj@k."""
-    where, rng = (questions["group"], questions["benchmark"]), generator(f"{AVERAGE} {table}", arm)
+    where, rng = (questions["group"], questions["benchmark"]), generator()
     if len(values) == 1:
         estimate = stats.rate(values[0], *where, rng=rng)
     else:

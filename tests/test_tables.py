@@ -2,6 +2,7 @@
 
 import ast
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -270,6 +271,23 @@ def test_a_pair_has_the_same_interval_whichever_arm_is_named_first(name, request
     assert one["p"].tolist() == other["p"].tolist()
 
 
+@pytest.mark.parametrize("name", ["read", "two_seeds"])
+def test_the_same_comparison_has_the_same_interval_wherever_it_stands(name, request):
+    read = request.getfixturevalue(name)
+    # With one benchmark a table's average is that benchmark.
+    read = replace(read, items=read.items.assign(benchmark=read.items["table"].astype(str)))
+    found = comparisons.differences(read, [("rl_only", "base")])
+    found = found[found["scope"].isin(["general", comparisons.GENERAL])]
+    assert len(found) == 2 and len(found.drop(columns="scope").drop_duplicates()) == 1
+    weights = {"base": -1, "rl_only": 1}
+    claimed = [*measures.average(read, weights), *measures.each_benchmark(read, weights)][:2]
+    for _, estimate in claimed:
+        shown = [estimate.value, estimate.low, estimate.high]
+        assert shown == pytest.approx(found.iloc[0][["difference", "low", "high"]].tolist(), abs=1e-4)
+    general = tables.accuracy(read, "general").drop(columns="benchmark")
+    assert len(general) == 2 * len(read.arms) and len(general.drop_duplicates()) == len(read.arms)
+
+
 def wrong_answers(each: int) -> pd.DataFrame:
     """Items of the base model, `each` in every one of two families, all answered wrong."""
     return pd.DataFrame(
@@ -300,7 +318,9 @@ def test_a_shown_number_is_rounded_once():
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus():
-    found = pd.DataFrame({"arm": ["base"], "difference": [-0.0], "slope": [-0.00001], "low": [-0.04], "high": [0.04]})
+    found = pd.DataFrame(
+        {"arm": ["base"], "difference": [-0.0], "slope": [-0.00001], "low": [-0.04], "high": [0.04]}
+    )
     assert render.with_interval(found, "difference", "low", "high") == ["+0.0 [+0.0, +0.0]"]
     assert render.plain_display(found.drop(columns="slope"))["difference"].item() == "0.0 [0.0, 0.0]"
     assert render.named(found, 4)["slope"].item() == "0.0000"
@@ -310,7 +330,7 @@ def test_the_interval_of_a_gain_ends_at_a_hundred_points():
     base = wrong_answers(8)
     after = base.assign(arm="sft_only", correct=[True] * 8 + [True, False] * 4)
     items = pd.concat([base, after])
-    gained, lost = comparisons.gains(items, [("sft_only", "base"), ("base", "sft_only")], "steps 1")
+    gained, lost = comparisons.gains(items, [("sft_only", "base"), ("base", "sft_only")])
     assert gained["difference"] == pytest.approx(75) and gained["high"] == 100 and gained["low"] < 75
     assert lost["difference"] == pytest.approx(-75) and lost["low"] == -100 and lost["high"] > -75
 
