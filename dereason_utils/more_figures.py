@@ -27,6 +27,7 @@ from dereason_utils.plotting import (
 )
 
 MOST_PAIRS = 30  # more do not fit on a page
+MATCHED = ("sft_only_updates", "sft_only_tokens")  # SFT alone that costs what the split costs
 
 
 @styled
@@ -170,7 +171,7 @@ def figure12(data: pd.DataFrame) -> Figure:
 def figure13(data: pd.DataFrame) -> Figure:
     """General average against the cost of training: tokens, and hours of cores where the steps recorded them."""
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.6), sharey=True)
-    data, more = main_arms(data)
+    data, more = main_arms(data, also=MATCHED)
     known = data["core_hours"].notna().all()
     tokens, hours = (data["sft_tokens"] + data["rl_tokens"]) / 1e3, data["core_hours" if known else "hours"]
     sides = (

@@ -39,6 +39,7 @@ _LOOKS = {
 }
 _MAIN = tuple(_LOOKS)
 _LOOKS["sft_easy"] = ("#332288", "<")  # dereason before its RL
+_LOOKS |= {"sft_only_updates": ("#5f8a1f", ">"), "sft_only_tokens": ("#01553e", "h")}  # greens, as SFT only
 MOST_ARMS = 8  # more colours cannot be told apart: then _MAIN is drawn, and the CSV file has all
 BAND_SEEDS = 3  # from so many seeds on a curve is the mean over them, with its interval
 _SHORT = {
@@ -124,13 +125,14 @@ def not_run(title: str, why: str) -> Figure:
     return figure
 
 
-def main_arms(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def main_arms(data: pd.DataFrame, also: Sequence[str] = ()) -> tuple[pd.DataFrame, str]:
     """The rows that a figure can show, and a second line for its axis label where it cannot show every arm.
 
-    Of more than MOST_ARMS arms those with a look of their own are shown; where there are none, the first.
+    Of more than MOST_ARMS arms those with a look of their own are shown, and those in `also`; where there are none, the first.
     """
     arms = list(dict.fromkeys(data["arm"]))
-    shown = arms if len(arms) <= MOST_ARMS else [arm for arm in arms if arm in _MAIN] or arms[:MOST_ARMS]
+    main = arms if len(arms) <= MOST_ARMS else [arm for arm in arms if arm in (*_MAIN, *also)]
+    shown = main or arms[:MOST_ARMS]
     more = len(arms) - len(shown)
     return data[data["arm"].isin(shown)], f"\n({more} more arms in the CSV file)" if more else ""
 

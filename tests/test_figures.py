@@ -414,6 +414,9 @@ def test_of_many_arms_a_figure_shows_those_that_have_a_colour_of_their_own():
     assert {"base", "dereason", "reversed"} <= set(shown["arm"])
     assert shown["arm"].nunique() == plotting.MOST_ARMS
     assert f"({len(ARMS) - 8} more arms" in more
+    matched = ("sft_only_updates", "sft_only_tokens")
+    wider, more = plotting.main_arms(pd.DataFrame({"arm": list(ARMS)}), also=matched)
+    assert set(wider["arm"]) == {*shown["arm"], *matched} and f"({len(ARMS) - 10} more arms" in more
     others = [arm for arm in ARMS if arm not in plotting._MAIN]
     shown, more = plotting.main_arms(pd.DataFrame({"arm": others}))
     assert shown["arm"].tolist() == others[: plotting.MOST_ARMS]
