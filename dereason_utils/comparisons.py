@@ -10,7 +10,7 @@ import pandas as pd
 
 from dereason_utils import results, stats, tables
 from dereason_utils.results import Results
-from dereason_utils.tables import AVERAGE, CORPORA, REPORTED, TABLES, generator, reported
+from dereason_utils.tables import AVERAGE, CORPORA, REPORTED, TABLES, reported
 
 PAIRS = (
     ("dereason", "random_split"),
@@ -190,8 +190,4 @@ def _paired(a: tuple, b: tuple, unit: str = "group") -> stats.Estimate:
     """a, b: what `results.cube` gives for two arms. unit: the column of its questions that is resampled."""
     (first, questions), (second, _) = a, b
     seeds = min(len(first), len(second))  # an arm may have only the first of the seeds
-    first, second = first[:seeds], second[:seeds]
-    where = questions[unit], questions["benchmark"]
-    if len(first) == 1:
-        return stats.paired_difference(first[0].mean(1), second[0].mean(1), *where, rng=generator())
-    return stats.hierarchical_difference(first, second, *where, rng=generator())
+    return tables.difference_of(first[:seeds], second[:seeds], questions[unit], questions["benchmark"])

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from dereason_utils import manifest, paths, power, results, stats, tables
+from dereason_utils import manifest, paths, power, results, tables
 from dereason_utils.results import Results
 from dereason_utils.stats import Estimate
 
@@ -102,10 +102,7 @@ def hard_minus_easy_length(read: Results, arm: str, threshold: int) -> Found:
 def held_out(rows: pd.DataFrame) -> Estimate:
     """Accuracy of one look along RL, a share: rows with seed, id, family and correct, one of each seed and problem."""
     values, groups = _looks(rows)
-    rng = tables.generator()
-    if len(values) == 1:
-        return stats.rate(values[0], groups, rng=rng)
-    return stats.hierarchical_rate(values[:, :, None], groups, rng=rng)
+    return tables.accuracy_of(values[:, :, None], groups)
 
 
 def fall_along_rl(read: Results, arms: Sequence[str]) -> Found:
@@ -122,10 +119,7 @@ def fall_along_rl(read: Results, arms: Sequence[str]) -> Found:
         first, groups = _looks(own[own["step"] == 0])
         before = before + first[:seeds] / len(arms)
         after = after + _looks(own[own["step"] == last])[0][:seeds] / len(arms)
-    rng = tables.generator()
-    if seeds == 1:
-        return [("first minus last", _points(stats.paired_difference(before[0], after[0], groups, rng=rng)))]
-    found = stats.hierarchical_difference(before[:, :, None], after[:, :, None], groups, rng=rng)
+    found = tables.difference_of(before[:, :, None], after[:, :, None], groups)
     return [("first minus last", _points(found))]
 
 
@@ -183,12 +177,7 @@ def _contrast(
     if scale is not None:
         factor = questions["benchmark"].map(scale).to_numpy(float)[None, :, None]
         plus, minus = plus * factor, minus * factor
-    where, rng = (questions["group"], questions["benchmark"]), tables.generator()
-    if len(plus) == 1:
-        found = stats.paired_difference(plus[0].mean(1), minus[0].mean(1), *where, rng=rng)
-    else:
-        found = stats.hierarchical_difference(plus, minus, *where, rng=rng)
-    return _points(found)
+    return _points(tables.difference_of(plus, minus, questions["group"], questions["benchmark"]))
 
 
 def _quarters(read: Results, arm: str, column: str, which: str) -> pd.Series:

@@ -216,7 +216,22 @@ def columns(items: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [*parts, (AVERAGE, items)]
 
 
-def generator() -> np.random.Generator:
+def accuracy_of(correct: np.ndarray, groups, benchmarks=None) -> stats.Estimate:
+    """correct [seeds, questions, samples]: a rate with its interval, as `stats.rate` or, of several seeds, `hierarchical_rate`."""
+    seeds, _, copies = correct.shape
+    if seeds == 1:
+        return stats.rate(correct[0].mean(1), groups, benchmarks, rng=_generator(), samples=copies)
+    return stats.hierarchical_rate(correct, groups, benchmarks, rng=_generator())
+
+
+def difference_of(a: np.ndarray, b: np.ndarray, groups, benchmarks=None) -> stats.Estimate:
+    """a - b, both [seeds, questions, samples], paired by question and, of several seeds, by seed."""
+    if len(a) == len(b) == 1:
+        return stats.paired_difference(a[0].mean(1), b[0].mean(1), groups, benchmarks, rng=_generator())
+    return stats.hierarchical_difference(a, b, groups, benchmarks, rng=_generator())
+
+
+def _generator() -> np.random.Generator:
     """A new one for every interval, always with the same draws.
 
     So an interval does not depend on which others were computed before, and the same comparison has the same one in each
@@ -228,22 +243,14 @@ def generator() -> np.random.Generator:
 def rate(items: pd.DataFrame, arm: str) -> tuple[stats.Estimate, int | str]:
     """The estimate, and the samples of each question: a number, or such as '1 or 8' where benchmarks differ."""
     correct, questions = results.cube(items, arm)
-    seeds, _, copies = correct.shape
     numbers = sorted(items.groupby("benchmark")["sample"].nunique().unique())
-    asked = copies if len(numbers) == 1 else " or ".join(map(str, numbers))
-    where = questions["group"], questions["benchmark"]
-    if seeds == 1:
-        return stats.rate(correct[0].mean(1), *where, rng=generator(), samples=copies), asked
-    return stats.hierarchical_rate(correct, *where, rng=generator()), asked
+    asked = correct.shape[2] if len(numbers) == 1 else " or ".join(map(str, numbers))
+    return accuracy_of(correct, questions["group"], questions["benchmark"]), asked
 
 
 def _one_per_question(values: np.ndarray, questions: pd.DataFrame) -> dict:
     """values [seeds, questions], already a chance per question, as in pass@k and maj@k."""
-    where, rng = (questions["group"], questions["benchmark"]), generator()
-    if len(values) == 1:
-        estimate = stats.rate(values[0], *where, rng=rng)
-    else:
-        estimate = stats.hierarchical_rate(values[:, :, None], *where, rng=rng)
+    estimate = accuracy_of(values[:, :, None], questions["group"], questions["benchmark"])
     found = _percent(estimate)
     return {
         "value": found["accuracy"],
