@@ -25,9 +25,9 @@ from dereason_utils.plotting import (
     short,
     styled,
 )
+from dereason_utils.split import ARMS
 
 MOST_PAIRS = 30  # more do not fit on a page
-MATCHED = ("sft_only_updates", "sft_only_tokens")  # SFT alone that costs what the split costs
 
 
 @styled
@@ -171,7 +171,9 @@ def figure12(data: pd.DataFrame) -> Figure:
 def figure13(data: pd.DataFrame) -> Figure:
     """General average against the cost of training: tokens, and hours of cores where the steps recorded them."""
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.6), sharey=True)
-    data, more = main_arms(data, also=MATCHED)
+    data, more = main_arms(
+        data, also=[arm for arm in ARMS if ARMS[arm].matched]
+    )  # SFT alone at the split's cost
     known = data["core_hours"].notna().all()
     tokens, hours = (data["sft_tokens"] + data["rl_tokens"]) / 1e3, data["core_hours" if known else "hours"]
     sides = (
