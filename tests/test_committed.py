@@ -167,13 +167,3 @@ def test_todays_checker_extracts_what_the_committed_rows_say(profile):
         rows = pd.read_parquet(path, columns=["completion", "extracted"])
         for completion, extracted in zip(rows["completion"], rows["extracted"], strict=True):
             assert extract_answer(completion)[0] == (None if pd.isna(extracted) else extracted)
-
-
-def test_the_readme_says_how_far_one_seed_moves_between_two_processors():
-    text = " ".join((COMMITTED / "README.md").read_text(encoding="utf-8").split())
-    arms, averages = ["rl_only", "random_split"], []
-    for profile in ("cpu", "study"):
-        table = tables.main_table(results.load(profile, arms, [0]), "table1").set_index("arm")
-        averages.append([f"{table.loc[arm, tables.AVERAGE]:.1f}" for arm in arms])
-    (rl, split), (rl_here, split_here) = averages
-    assert f"random split has {split} there and {split_here} here, RL only {rl} and {rl_here}." in text

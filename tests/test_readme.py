@@ -238,15 +238,3 @@ def test_the_readmes_million_problems_are_those_of_the_bench():
         for stage in ("02_split", "06_figures")
     ]
     assert f"02 took {said[0]} for a million problems with ready answers, 06 {said[1]}" in text
-
-
-def test_the_readme_says_what_share_of_hard_problems_is_solved_before_rl():
-    text = (paths.REPO / "README.md").read_text(encoding="utf-8")
-    solved = []
-    for profile in ("nano", "nano_reach"):
-        table = pd.read_csv(paths.committed() / profile / "06_figures" / "table1.csv").set_index("arm")
-        solved.append(table.loc["sft_easy", "mini_stem hard"])
-    before, there = re.search(
-        r"the policy solves (\d+)% of them; in\n.*the policy solves (\d+)%", text
-    ).groups()
-    assert [int(before), int(there)] == [round(share) for share in solved]
