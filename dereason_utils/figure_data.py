@@ -190,7 +190,7 @@ def cost(read: Results) -> pd.DataFrame:
 
     Columns arm, sft_tokens (that carry loss), rl_tokens (sampled), both means over seeds, hours and core_hours (03_sft and
     04_grpo, from the manifests, medians over seeds, which may have run on processors of other speeds; core_hours is
-    empty for steps made before they recorded their cores), accuracy, low, high (percent).
+    empty for steps made before they recorded their cores), seeds (how many), accuracy, low, high (percent).
     """
     ours = tables.main_table(read, "table1").set_index("arm")
     rows = []
@@ -206,8 +206,8 @@ def cost(read: Results) -> pd.DataFrame:
         ]
         row = ours.loc[arm, [tables.AVERAGE, f"{tables.AVERAGE} low", f"{tables.AVERAGE} high"]]
         means = [tokens[stage] / len(seeds) for stage in ("03_sft", "04_grpo")]
-        rows.append((arm, *means, np.median(hours), np.median(spent), *row))
-    names = ["arm", "sft_tokens", "rl_tokens", "hours", "core_hours", "accuracy", "low", "high"]
+        rows.append((arm, *means, np.median(hours), np.median(spent), len(seeds), *row))
+    names = ["arm", "sft_tokens", "rl_tokens", "hours", "core_hours", "seeds", "accuracy", "low", "high"]
     return pd.DataFrame(rows, columns=names).round(3)
 
 

@@ -169,11 +169,16 @@ def figure12(data: pd.DataFrame) -> Figure:
 
 @styled
 def figure13(data: pd.DataFrame) -> Figure:
-    """General average against the cost of training: tokens, and hours of cores where the steps recorded them."""
+    """General average against the cost of training: tokens, and hours of cores where the steps recorded them.
+
+    Arms with fewer training seeds than others have an asterisk.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.6), sharey=True)
-    data, more = main_arms(
-        data, also=[arm for arm in ARMS if ARMS[arm].matched]
-    )  # SFT alone at the split's cost
+    most = data["seeds"].max()
+    data, more = main_arms(data, also=[arm for arm in ARMS if ARMS[arm].matched])  # at the split's cost
+    fewer = data[(data["seeds"] < most) & (data["arm"] != "base")]
+    stars = " or ".join(map(str, sorted(set(fewer["seeds"]))))
+    more += f"\n* {stars} of {most} seeds" if stars else ""
     known = data["core_hours"].notna().all()
     tokens, hours = (data["sft_tokens"] + data["rl_tokens"]) / 1e3, data["core_hours" if known else "hours"]
     sides = (
@@ -188,7 +193,7 @@ def figure13(data: pd.DataFrame) -> Figure:
     axes[0].set_ylim(top=1.25 * data["high"].max())  # room for the names
     from_zero(axes[0])
     for axis, x, _ in sides:
-        label_tops(axis, x, data)
+        label_tops(axis, x, data, starred=set(fewer["arm"]))
     return figure
 
 

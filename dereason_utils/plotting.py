@@ -2,7 +2,7 @@
 
 import functools
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -223,10 +223,11 @@ def label_ends(axis: Axes, ends: list[tuple[float, str, str]]) -> None:
         )
 
 
-def label_tops(axis: Axes, x: pd.Series, data: pd.DataFrame) -> None:
+def label_tops(axis: Axes, x: pd.Series, data: pd.DataFrame, starred: Collection[str]) -> None:
     """Name each arm above its interval, so much higher as it takes to cover no marker and no other name.
 
     data: the columns arm, accuracy and high, a row per x; one without x (an old result may lack its tokens) has no name.
+    starred: the arms whose name has an asterisk.
     """
     axis.figure.draw_without_rendering()  # settles the layout
     data = data.assign(x=x).dropna(subset="x").sort_values("high", kind="stable")
@@ -234,7 +235,7 @@ def label_tops(axis: Axes, x: pd.Series, data: pd.DataFrame) -> None:
     markers = axis.transData.transform(data[["x", "accuracy"]])
     taken = [Bbox([middle - 3 * point, middle + 3 * point]) for middle in markers]
     for arm, place, high in zip(data["arm"], data["x"], data["high"], strict=True):
-        name = axis.annotate(short(arm), (place, high), xytext=(0, 1), textcoords="offset points",
+        name = axis.annotate(short(arm) + "*" * (arm in starred), (place, high), xytext=(0, 1), textcoords="offset points",
                              annotation_clip=False, ha="center", fontsize=6.5, color=look(arm)[0], zorder=3,
                              path_effects=[withStroke(linewidth=1.8, foreground="white")])  # fmt: skip
         while any(name.get_window_extent().overlaps(box) for box in taken):

@@ -358,6 +358,15 @@ def test_a_name_in_the_cost_figure_covers_no_marker_and_no_other_name(drawn, rea
         assert not any(name.contains(*marker) for name in names for marker in markers)
 
 
+def test_the_cost_figure_marks_arms_with_fewer_seeds(drawn):
+    draw, data = drawn["figure13"]
+    assert set(data["seeds"]) == {1} and not any("*" in text for text in texts(draw(data)))
+    seeds = {"base": 1, "sft_only": 3}  # the base model is evaluated once, whatever the seeds
+    seen = texts(draw(data.assign(seeds=[seeds.get(arm, 5) for arm in data["arm"]])))
+    assert "SFT only*" in seen and "DeReason" in seen and "Base" in seen
+    assert sum("* 3 of 5 seeds" in text for text in seen) == 2, "under both panels"
+
+
 def test_of_very_many_pairs_those_with_dereason_are_drawn():
     arms = ["arm_0", "dereason", *(f"arm_{i}" for i in range(1, 9))]
     rows = [
