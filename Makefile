@@ -1,6 +1,7 @@
 # make reproduce [PROFILE=smoke|cpu|single_gpu|paper]   set up, run the six notebooks, draw tables and figures
 #                [PRESET=24gb|48gb|80gb]                with single_gpu: the card's memory
 #                ANEW=1                                 all of it again, into reproduced/, beside the committed results
+#                OVERRIDES='{"grpo.steps": 4}'          single values of the profile replaced, as JSON
 # make reproduce SEED=3 [PROFILE=...]                     what one seed of a study needs, without the figures; then commit it
 # make test | make lint                                 set up, check
 # make pins                                             write the hub's commits into dereason_utils/profiles/pins.json
@@ -19,6 +20,7 @@
 PROFILE ?= cpu
 PRESET ?=
 ANEW ?=
+OVERRIDES ?=
 PYTHON ?= python3.11
 # Where a wheel of torch for CPUs is offered, pip takes it. PyPI offers only the CUDA one (3 GB more, works as well):
 #     make setup TORCH_INDEX=<the CPU wheel index that PyTorch's installation page names>
@@ -36,7 +38,8 @@ ifeq ($(filter $(PROFILE),$(PROFILES)),)
 $(error Unknown profile '$(PROFILE)': choose one of $(PROFILES))
 endif
 # A GPU run can be planned and registered, its figures redrawn and its policies pushed, on any machine.
-GPU_WORK := $(and $(filter single_gpu paper,$(PROFILE)),$(filter-out figures plan push register,$(or $(MAKECMDGOALS),reproduce)))
+GPU_PROFILES := $(basename $(notdir $(shell grep -lsE '^like: (single_gpu|paper)' dereason_utils/profiles/*.yaml))) single_gpu paper
+GPU_WORK := $(and $(filter $(GPU_PROFILES),$(PROFILE)),$(filter-out figures plan push register,$(or $(MAKECMDGOALS),reproduce)))
 SCALE := $(if $(GPU_WORK),gpu,cpu)
 LOCK := requirements-$(SCALE).lock
 VENV := .venv$(if $(filter gpu,$(SCALE)),-gpu)
@@ -52,7 +55,8 @@ SNAKEMAKE := $(PY) -m snakemake --cores all --nolock --ignore-incomplete --rerun
 .DEFAULT_GOAL := reproduce
 
 reproduce: setup
-	@$(SNAKEMAKE) $(SNAKEMAKE_FLAGS) --config profile=$(PROFILE) $(if $(PRESET),preset=$(PRESET)) $(if $(SEED),seed=$(SEED)) || { echo "Profile $(PROFILE) is not finished; the \
+	@$(SNAKEMAKE) $(SNAKEMAKE_FLAGS) --config profile=$(PROFILE) $(if $(PRESET),preset=$(PRESET)) $(if $(SEED),seed=$(SEED)) \
+		$(if $(OVERRIDES),'overrides=$(OVERRIDES)') || { echo "Profile $(PROFILE) is not finished; the \
 	same command goes on from here (and with SNAKEMAKE_FLAGS= shows Snakemake's own messages)." >&2; exit 1; }
 ifneq ($(ANEW),)
 	@$(PY) -m dereason_utils.reproduction --profile $(PROFILE)

@@ -44,8 +44,7 @@ def machine_for(profile: profiles.Profile, card_memory: float | None, preset: st
         card_memory = gpus[0][1] / GB
     if card_memory is None and preset:
         card_memory = float(preset.removesuffix("gb"))
-    wants_gpu = profile.name in ("single_gpu", "paper")
-    if card_memory is None and wants_gpu:
+    if card_memory is None and profiles.for_gpus(profile.name):
         raise InputError(
             f"Profile {profile.name} needs a GPU and none is found here: say what to plan for, "
             "--preset 24gb or --card-memory 24 (make plan PRESET=24gb, or CARD_MEMORY=24)."

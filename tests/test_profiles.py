@@ -1,5 +1,8 @@
 """Profiles: the values, their sources, and what bad values say."""
 
+import shutil
+import subprocess
+
 import pandas as pd
 import pytest
 import yaml
@@ -85,6 +88,30 @@ def test_a_profile_that_is_like_another_differs_in_what_it_gives_alone(tmp_path,
     (tmp_path / "odd.yaml").write_text("like: nothing\n")
     with pytest.raises(InputError, match="Unknown profile 'nothing'"):
         profiles.load("odd")
+
+
+def test_a_profile_like_that_of_a_gpu_has_its_presets_and_its_environment(tmp_path, monkeypatch):
+    folder = tmp_path / "dereason_utils" / "profiles"
+    shutil.copytree(profiles.FOLDER, folder)
+    monkeypatch.setattr(profiles, "FOLDER", folder)
+    (folder / "mine.yaml").write_text(
+        "like: single_gpu\narms: !ours [base, dereason]\npresets:\n  48gb:\n    sft.epochs: !ours 2\n"
+    )
+    assert profiles.for_gpus("mine") and not profiles.for_gpus("nano_reach")
+    assert profiles.load("mine", {"preset": "80gb"}).grpo.max_completion == 8192
+    assert profiles.presets("mine")["48gb"] == profiles.presets("single_gpu")["48gb"] | {
+        "sft.epochs": (2, "ours")
+    }
+    for file in ("Makefile", "requirements-cpu.lock", "requirements-gpu.lock"):
+        shutil.copy(paths.REPO / file, tmp_path)
+    shown = {
+        name: subprocess.run(
+            ["make", "--dry-run", "doctor", f"PROFILE={name}"],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        ).stdout
+        for name in ("mine", "nano_reach")
+    }  # fmt: skip
+    assert ".venv-gpu/bin/python" in shown["mine"] and ".venv/bin/python" in shown["nano_reach"]
 
 
 def test_another_address_of_the_same_server_redoes_nothing():

@@ -96,8 +96,20 @@ def files(name: str) -> list[Path]:
 
 
 def presets(name: str) -> dict[str, dict]:
-    """The profile's presets by name: for each, dotted setting -> (value, source). One of them may be empty."""
-    return yaml.load((FOLDER / f"{name}.yaml").read_text(), _Loader).get("presets") or {}
+    """The profile's presets by name: for each, dotted setting -> (value, source). One of them may be empty.
+
+    A profile that is like another has that one's presets too, with the values that its own of the same name give.
+    """
+    found: dict[str, dict] = {}
+    for path in files(name):
+        own = yaml.load(path.read_text(encoding="utf-8"), _Loader).get("presets") or {}
+        found |= {preset: found.get(preset, {}) | (values or {}) for preset, values in own.items()}
+    return found
+
+
+def for_gpus(name: str) -> bool:
+    """Whether a profile is single_gpu or paper, or like one of them."""
+    return not {path.stem for path in files(name)}.isdisjoint(("single_gpu", "paper"))
 
 
 def load(name: str, overrides: dict[str, object] | None = None) -> Profile:
