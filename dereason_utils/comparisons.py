@@ -3,12 +3,14 @@
 Every number of ours comes from 05_eval's per-item files and is in percentage points; `render` writes the tables.
 """
 
+import math
 from collections.abc import Collection, Iterable
-from itertools import combinations
+from itertools import combinations, compress
 
 import pandas as pd
 
 from dereason_utils import results, stats, tables
+from dereason_utils.claims import LEAST_SEEDS
 from dereason_utils.results import Results
 from dereason_utils.tables import AVERAGE, CORPORA, REPORTED, TABLES, reported
 
@@ -47,7 +49,8 @@ def differences(
     """Paired differences a - b in percentage points, per benchmark and table's average, for pairs that ran.
 
     Intervals are clustered by `unit`: question family ("group"), or each question by itself ("item_id"), which speaks of
-    these families alone. `p_holm` is Holm's correction over the pairs of one scope.
+    these families alone. `p_holm` is Holm's correction over the pairs of one scope with at least LEAST_SEEDS training seeds;
+    the others have none, because too little is known of how much two trainings of an arm differ.
     `covers` says whether the spread between training runs is inside: with one training seed it is not.
     """
     pairs = [pair for pair in pairs if set(pair) <= set(read.arms)]
@@ -58,8 +61,7 @@ def differences(
                 continue
             name = f"{scope} {table}" if scope == AVERAGE else scope
             estimates = _differences(items, pairs, unit)
-            adjusted = stats.holm([estimate.p_value for estimate in estimates])
-            for (a, b), estimate, p in zip(pairs, estimates, adjusted, strict=True):
+            for (a, b), estimate, p in zip(pairs, estimates, _corrected(estimates), strict=True):
                 rows.append(
                     {
                         "a": a,
@@ -76,6 +78,12 @@ def differences(
                 )
     # The columns are named, since a run of one arm has no pair, and a table of no rows.
     return pd.DataFrame(rows, columns=DIFFERENCE).round(4)
+
+
+def _corrected(estimates: Collection[stats.Estimate]) -> list[float]:
+    enough = [estimate.seeds >= LEAST_SEEDS for estimate in estimates]
+    corrected = iter(stats.holm([estimate.p_value for estimate in compress(estimates, enough)]))
+    return [next(corrected) if known else math.nan for known in enough]
 
 
 def side_by_side(read: Results) -> pd.DataFrame:

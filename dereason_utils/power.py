@@ -41,13 +41,13 @@ def seeds_needed(estimate: Estimate, effect: float, level: float = 0.95, power: 
         )
     fixed = estimate.variances.get("questions", 0.0)
     shrinking = max(estimate.se**2 - fixed, 0.0) * estimate.seeds
-    groups = max(estimate.groups - 1, 1)
     for seeds in range(2, MOST_SEEDS + 1):
         moving = shrinking / seeds
         total = fixed + moving
         if total == 0:
             return seeds
-        dof = total**2 / (fixed**2 / groups + moving**2 / (seeds - 1))  # Satterthwaite
+        of_questions = fixed**2 / estimate.question_dof if fixed else 0.0
+        dof = total**2 / (of_questions + moving**2 / (seeds - 1))  # Satterthwaite
         if _quantiles(dof, level, power) * math.sqrt(total) <= effect:
             return seeds
     return None

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from dereason_utils import comparisons, disk, paths, profiles, report, results
-from dereason_utils.claims import ALPHA, CONTRADICTED, NOT_TESTABLE, SUPPORTED
+from dereason_utils.claims import ALPHA, CONTRADICTED, LEAST_SEEDS, NOT_TESTABLE, SUPPORTED
 from dereason_utils.errors import InputError, command
 from dereason_utils.render import (
     cost_line,
@@ -134,13 +134,16 @@ def _seeds(table: pd.DataFrame, registered: int) -> str:
 
 def _decided(table: pd.DataFrame) -> str:
     rows = table[table["verdict"].isin([SUPPORTED, CONTRADICTED])]
-    found = [f"{row.id} {row.verdict} ({row.ours})" for row in rows.itertuples()]
-    return f"Claims decided: {', '.join(found) or 'none'}."
+    found = [f"{row.id} {row.verdict} ({row.ours}); {row.why}" for row in rows.itertuples()]
+    return f"Claims decided: {'. '.join(found) or 'none'}."
 
 
 def _apart(table: pd.DataFrame, profile: str) -> str:
     """How many pairs of trained arms have general averages that stay apart, and which, where they are few."""
     pairs = table[(table["scope"] == comparisons.GENERAL) & (table["a"] != "base") & (table["b"] != "base")]
+    pairs = pairs.dropna(subset="p_holm")
+    if pairs.empty:
+        return f"No pair of trained arms has the {LEAST_SEEDS} training seeds without which none is said to stay apart."
     apart = pairs[pairs["p_holm"] < ALPHA]
     cells = with_interval(apart, "difference", "low", "high")
     found = [
@@ -149,7 +152,7 @@ def _apart(table: pd.DataFrame, profile: str) -> str:
     ]
     named = f": {'; '.join(found)}" if 0 < len(found) <= MOST_NAMED else ""
     return (
-        f"Of {len(pairs)} pairs of trained arms {len(found) or 'none'} stay{'s' * (len(found) == 1)} apart on the general average "
+        f"Of {len(pairs)} pairs of trained arms with at least {LEAST_SEEDS} training seeds {len(found) or 'none'} stay{'s' * (len(found) == 1)} apart on the general average "
         f"after Holm's correction ([all](results/{profile}/06_figures/effects.md)){named}."
     )
 

@@ -6,8 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from dereason_utils import disk, manifest, paths, processor, results
+from dereason_utils.claims import LEAST_SEEDS
 from dereason_utils.errors import InputError
 from dereason_utils.tables import AVERAGE, CORPORA, REPORTED
+
+RESAMPLED = "problem families resampled as wholes, a benchmark's only family question by question"
 
 
 def order_line(table: pd.DataFrame, column: str, who: str) -> str:
@@ -27,8 +30,8 @@ def notes(table: pd.DataFrame, name: str) -> list[str]:
     lines = [
         (
             f"Ours: accuracy in percent, pass@1 averaged over {first['samples']} samples of "
-            f"{first['questions']} questions{seeds}. Brackets: 95% interval over {first['covers']}, problem "
-            f"families resampled as wholes. {AVERAGE} = plain mean of the benchmarks."
+            f"{first['questions']} questions{seeds}. Brackets: 95% interval over {first['covers']}, {RESAMPLED}. "
+            f"{AVERAGE} = plain mean of the benchmarks."
         ),
         *_fewer_seeds(table),
         "No answer: share of completions without a readable answer, averaged likewise; they count as wrong.",
@@ -99,7 +102,7 @@ def write(
 
 
 def plain_display(table: pd.DataFrame) -> pd.DataFrame:
-    """A readable copy of the smaller tables: arm names in words, value and interval in one cell, no sizes."""
+    """A readable copy of the smaller tables: arm names in words, value and interval in one cell, of the sizes the seeds."""
     if table.empty:  # no pair of arms was run, or no arm with RL
         return table
     table = table.copy()
@@ -112,9 +115,25 @@ def plain_display(table: pd.DataFrame) -> pd.DataFrame:
         for v, low, high in zip(table[value], table["low"], table["high"], strict=True)
     ]
     for column in {"p", "p_holm", "parse_failure", "first_quarter", "last_quarter"} & set(table.columns):
-        table[column] = table[column].map("{:.1f}".format if column == "parse_failure" else "{:.3f}".format)
-    table = table.drop(columns=["low", "high", "groups", "samples", "seeds", "covers"], errors="ignore")
+        shown = "{:.1f}" if column == "parse_failure" else "{:.3f}"
+        table[column] = [shown.format(number) if pd.notna(number) else "–" for number in table[column]]
+    table = table.drop(columns=["low", "high", "groups", "samples", "covers"], errors="ignore")
     return table.rename(columns=lambda name: name.replace("_", " "))
+
+
+def about_pairs(pairs: pd.DataFrame) -> list[str]:
+    """What a reader must know of the intervals and p-values of `comparisons.differences`."""
+    lines = [
+        f"Points, a minus b; brackets: 95% interval over training seeds, questions and samples, {RESAMPLED}."
+    ]
+    if (pairs["seeds"] == 1).any():
+        lines.append(
+            "With one seed the interval covers questions and samples alone, and a second training may lie outside it."
+        )
+    return [
+        *lines,
+        f"p holm: corrected over the pairs of a scope that have at least {LEAST_SEEDS} training seeds; the others have none.",
+    ]
 
 
 def named(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
@@ -161,8 +180,8 @@ def claims_remarks(ledger: pd.DataFrame, profile: str) -> list[str]:
     return [
         f"The verdicts are evidence at the scale of profile {profile} alone: its policy, corpus and benchmarks.",
         (
-            "Rules: dereason_utils/claims.py (RULES), fixed before the run; every test of a claim is written so that the claim "
-            "predicts a positive number."
+            "Rules: dereason_utils/claims.py (RULES); REPORT.md says whether they were registered before the runs. Every test of a "
+            "claim is written so that the claim predicts a positive number."
         ),
         f"Command: {ledger['command'].iloc[0]}.",
     ]

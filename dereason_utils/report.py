@@ -330,7 +330,8 @@ def _effects(name: str, figures: str) -> str:
     """Dereason minus each other arm, on both averages; a link to all pairs, of which many arms have hundreds."""
     pairs = comparisons.of(_csv(name, "effects"), "dereason")
     remarks = [
-        f"Points, a minus b; brackets: 95% interval. [All pairs]({figures}effects.md); p holm is corrected over them."
+        *render.about_pairs(pairs),
+        f"[All pairs]({figures}effects.md), over which p holm is corrected.",
     ]
     return render.to_markdown(
         render.plain_display(pairs), "The difficulty split minus each other arm", remarks
@@ -346,9 +347,9 @@ def _mind(ledger: pd.DataFrame, parts: pd.DataFrame) -> str:
     shown = rows[["id", "test", "name", "smallest", "detectable", "unit", "seeds needed"]].copy()
     shown["detectable"] = shown["detectable"].map(lambda x: "–" if pd.isna(x) else f"{x:.2f}")
     return (
-        "A repetition of the same size would find an effect of the size `detectable` in 80% of cases; `seeds needed` would bring "
-        "that down to the smallest effect that counts, with the questions as they are.\n\n"
-        + shown.to_markdown(index=False, disable_numparse=True)
+        "A repetition of the same size would find an effect of the size `detectable` in 80% of cases, at the level that Holm's "
+        "correction asks of the claim that is decided first; `seeds needed` would bring that down to the smallest effect that "
+        "counts, with the questions as they are.\n\n" + shown.to_markdown(index=False, disable_numparse=True)
     )
 
 

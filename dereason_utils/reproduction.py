@@ -110,7 +110,7 @@ def text(profile: str, here: Path, committed: Path) -> str:
         }
         parts.append(pd.DataFrame(columns).to_markdown(index=False, disable_numparse=True))
         parts.append(
-            "Intervals: 95%, over questions and samples, problem families resampled as wholes, and over training seeds where there are several."
+            f"Intervals: 95%, over questions and samples, {render.RESAMPLED}, and over training seeds where there are several."
         )
     return "\n\n".join(parts) + "\n"
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from dereason_utils import paths, results, stats
 from dereason_utils.results import Results
+from dereason_utils.split import ARMS
 
 TABLES = {"table1": "general", "table2": "mathematics"}
 AVERAGE = "Avg."
@@ -25,7 +26,6 @@ REPORTED = {
     },
     "table2": {"aime24": "AIME24", "aime25": "AIME25", "math500": "MATH-500"},
 }
-_BOOTSTRAP_SEED = 2603
 
 
 def reported(name: str) -> pd.DataFrame:
@@ -163,13 +163,14 @@ def _equally_sampled(read: Results) -> list[tuple[str, pd.DataFrame]]:
 
 
 def variances(read: Results) -> pd.DataFrame:
-    """Where the uncertainty of each arm's average comes from: standard errors in points, apart.
+    """Where the uncertainty of each trained arm's average comes from: standard errors in points, apart.
 
     Columns arm, table, training_seeds, questions, samples, together; empty with one training seed, which cannot tell them
     apart.
     """
     rows = []
-    for arm in read.arms if len(read.seeds) > 1 else ():
+    trained = [arm for arm in read.arms if ARMS[arm].sft or ARMS[arm].rl]  # the base model is evaluated once
+    for arm in trained if len(read.seeds) > 1 else ():
         for table in TABLES.values():
             estimate, _ = rate(read.items[read.items["table"] == table], arm)
             parts = {name.replace(" ", "_"): 100 * part**0.5 for name, part in estimate.variances.items()}
@@ -220,24 +221,15 @@ def accuracy_of(correct: np.ndarray, groups, benchmarks=None) -> stats.Estimate:
     """correct [seeds, questions, samples]: a rate with its interval, as `stats.rate` or, of several seeds, `hierarchical_rate`."""
     seeds, _, copies = correct.shape
     if seeds == 1:
-        return stats.rate(correct[0].mean(1), groups, benchmarks, rng=_generator(), samples=copies)
-    return stats.hierarchical_rate(correct, groups, benchmarks, rng=_generator())
+        return stats.rate(correct[0].mean(1), groups, benchmarks, samples=copies)
+    return stats.hierarchical_rate(correct, groups, benchmarks)
 
 
 def difference_of(a: np.ndarray, b: np.ndarray, groups, benchmarks=None) -> stats.Estimate:
     """a - b, both [seeds, questions, samples], paired by question and, of several seeds, by seed."""
     if len(a) == len(b) == 1:
-        return stats.paired_difference(a[0].mean(1), b[0].mean(1), groups, benchmarks, rng=_generator())
-    return stats.hierarchical_difference(a, b, groups, benchmarks, rng=_generator())
-
-
-def _generator() -> np.random.Generator:
-    """A new one for every interval, always with the same draws.
-
-    So an interval does not depend on which others were computed before, and the same comparison has the same one in each
-    table, figure and claim.
-    """
-    return np.random.default_rng(_BOOTSTRAP_SEED)
+        return stats.paired_difference(a[0].mean(1), b[0].mean(1), groups, benchmarks)
+    return stats.hierarchical_difference(a, b, groups, benchmarks)
 
 
 def rate(items: pd.DataFrame, arm: str) -> tuple[stats.Estimate, int | str]:

@@ -18,7 +18,8 @@ from dereason_utils.stats import Estimate
 def assess(read: Results, profile: Profile) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(ledger, parts): a row per claim with its verdict, and a row per single comparison with its numbers.
 
-    Columns of parts: `detectable` and `seeds needed` as in `power`, in the unit of the value.
+    Columns of parts: `detectable` and `seeds needed` as in `power`, in the unit of the value, at the level that Holm's
+    correction asks of the claim that is decided first.
     """
     found = {claim.id: _measured(claim, read) for claim in claims.CLAIMS}
     reasons = {claim.id: _not_testable(claim, profile, found[claim.id]) for claim in claims.CLAIMS}
@@ -28,15 +29,17 @@ def assess(read: Results, profile: Profile) -> tuple[pd.DataFrame, pd.DataFrame]
         if not reasons[claim.id] and _enough(claim, found[claim.id])
     }
     corrected = stats.holm([p for pair in chances.values() for p in pair])
+    # What a verdict asks of its first test to pass: one-sided, with all tests of the family still to come.
+    level = 1 - 2 * claims.ALPHA / max(2, 2 * list(reasons.values()).count(""))
     pairs = dict(zip(chances, zip(corrected[::2], corrected[1::2], strict=True), strict=True))
     words = claims.stated()
     rows, comparisons = [], []
     for claim in claims.CLAIMS:
         parts = found[claim.id]
         untested = claim.untested or _unmeasured(claim, parts)
-        verdict, why = _verdict(reasons[claim.id], untested, pairs.get(claim.id), read, claim)
+        verdict, why = _verdict(reasons[claim.id], untested, pairs.get(claim.id), read, claim, parts)
         comparisons += [
-            {"id": claim.id, **_numbers(claim, part, name, estimate)} for part, name, estimate in parts
+            {"id": claim.id, **_numbers(claim, part, name, estimate, level)} for part, name, estimate in parts
         ]
         rows.append(
             {
@@ -101,17 +104,24 @@ def _enough(claim: Claim, found: list) -> bool:
 
 def _chances(found: list[tuple[Part, str, Estimate]]) -> tuple[float, float]:
     """Uncorrected one-sided p-values of a claim: of 'it does not hold' and of 'it does not fail'."""
-    holds, fails = [], []
-    for part, _, estimate in found:
-        turned = estimate if part.gain else _turned(estimate)
-        above, below = part.bars()
-        holds.append(power.tail(turned, above))
-        fails.append(power.tail(_turned(turned), -below))
+    holds = [_chance(part, estimate)[0] for part, _, estimate in found]
+    fails = [_chance(part, estimate)[1] for part, _, estimate in found]
     return max(holds), min(1.0, min(fails) * len(fails))
 
 
-def _verdict(reason: str, untested: str, pair, read: Results, claim: Claim) -> tuple[str, str]:
-    """The verdict by RULES, and why in half a sentence."""
+def _chance(part: Part, estimate: Estimate) -> tuple[float, float]:
+    turned = estimate if part.gain else _turned(estimate)
+    above, below = part.bars()
+    return power.tail(turned, above), power.tail(_turned(turned), -below)
+
+
+def _verdict(reason: str, untested: str, pair, read: Results, claim: Claim, parts: list) -> tuple[str, str]:
+    """The verdict by RULES, and why in half a sentence, with the claim's remark."""
+    verdict, why = _by_rules(reason, untested, pair, read, claim, parts)
+    return verdict, "; ".join(filter(None, [why, not reason and claim.remark]))
+
+
+def _by_rules(reason: str, untested: str, pair, read: Results, claim: Claim, parts: list) -> tuple[str, str]:
     if reason:
         return claims.NOT_TESTABLE, reason
     if pair is None:
@@ -120,7 +130,13 @@ def _verdict(reason: str, untested: str, pair, read: Results, claim: Claim) -> t
         return claims.UNDECIDED, f"{trained}; the rule asks for {claims.LEAST_SEEDS}"
     holds, fails = pair
     if fails < claims.ALPHA:
-        return claims.CONTRADICTED, f"an effect that counts is excluded (Holm's p = {fails:.3g})"
+        part, name, _ = min(parts, key=lambda found: _chance(found[0], found[2])[1])
+        return (
+            claims.CONTRADICTED,
+            f"{name}: what the claim says, by {part.smallest:g} {part.unit} or more, is excluded (Holm's p = {fails:.3g})"
+            if part.gain
+            else f"{name}: a gain of {part.smallest:g} {part.unit} is there (Holm's p = {fails:.3g})",
+        )
     if holds < claims.ALPHA and untested:
         return claims.UNDECIDED, f"what was tested holds (Holm's p = {holds:.3g}); not tested: {untested}"
     if holds < claims.ALPHA:
@@ -128,7 +144,7 @@ def _verdict(reason: str, untested: str, pair, read: Results, claim: Claim) -> t
     return claims.UNDECIDED, f"neither holds (Holm's p = {holds:.3g}) nor fails (Holm's p = {fails:.3g})"
 
 
-def _numbers(claim: Claim, part: Part, name: str, estimate: Estimate) -> dict:
+def _numbers(claim: Claim, part: Part, name: str, estimate: Estimate, level: float) -> dict:
     return {
         "test": part.what,
         "name": name,
@@ -137,18 +153,20 @@ def _numbers(claim: Claim, part: Part, name: str, estimate: Estimate) -> dict:
         "high": estimate.high,
         "unit": part.unit,
         "smallest": part.smallest,
-        "detectable": power.detectable(estimate),
-        "seeds needed": _seeds(estimate, part.smallest) if claim.trained else "–",
+        "detectable": power.detectable(estimate, level),
+        "seeds needed": _seeds(estimate, part.smallest, level) if claim.trained else "–",
         "covers": estimate.covers,
     }
 
 
-def _seeds(estimate: Estimate, smallest: float) -> str:
+def _seeds(estimate: Estimate, smallest: float, level: float) -> str:
     try:
-        number = power.seeds_needed(estimate, smallest)
+        number = power.seeds_needed(estimate, smallest, level)
     except InputError:
         return "not known from one seed"
-    return str(number) if number else "more questions"
+    if number or not estimate.variances.get("questions"):
+        return str(number or f"more than {power.MOST_SEEDS}")
+    return "more problem families" if 1 < estimate.groups < estimate.questions else "more questions"
 
 
 def _ours(found: list[tuple[Part, str, Estimate]]) -> str:

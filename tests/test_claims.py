@@ -61,7 +61,13 @@ def test_clear_effects_over_several_seeds_are_decided(tmp_path, monkeypatch):
     gap = read.items[read.items["table"] == "general"].groupby(["arm", "benchmark"])["correct"].mean()
     expected = 100 * (gap["dereason"].mean() - gap["random_split"].mean())
     assert numbers.loc["C5", "value"] == pytest.approx(expected, abs=1e-3)
-    assert numbers.loc["C5", "covers"] == stats.ALL_LEVELS and numbers.loc["C5", "detectable"] > 0
+    assert numbers.loc["C5", "covers"] == stats.ALL_LEVELS
+    ((*_, estimate),) = verdicts._measured(next(c for c in claims.CLAIMS if c.id == "C5"), read)
+    tests = 2 * ledger["verdict"].ne(NOT_TESTABLE).sum()  # the level of Holm's first step, one-sided
+    asked = power.detectable(estimate, 1 - 2 * claims.ALPHA / tests)
+    assert numbers.loc["C5", "detectable"] == pytest.approx(asked, abs=1e-3) and asked > power.detectable(
+        estimate
+    )
     swapped = read.items["arm"].replace({"dereason": "random_split", "random_split": "dereason"})
     other = results.Results(**{**vars(read), "items": read.items.assign(arm=swapped)})
     assert verdicts.assess(other, profile)[0].set_index("id").loc["C5", "verdict"] == CONTRADICTED
@@ -108,9 +114,29 @@ def test_all_tests_of_a_claim_must_hold_and_one_that_fails_is_enough():
 
 def test_a_claim_of_which_a_part_is_untested_is_at_most_undecided():
     claim = next(claim for claim in claims.CLAIMS if claim.id == "C12")
-    verdict, why = verdicts._verdict("", claim.untested, (0.001, 1.0), None, claim)
+    verdict, why = verdicts._verdict("", claim.untested, (0.001, 1.0), None, claim, [])
     assert verdict == UNDECIDED and "plateau" in why
-    assert verdicts._verdict("", claim.untested, (1.0, 0.001), None, claim)[0] == CONTRADICTED
+    parts = [found(-3, 0.3, GAIN)]
+    assert verdicts._verdict("", claim.untested, (1.0, 0.001), None, claim, parts)[0] == CONTRADICTED
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        (
+            ["held", "failed"],
+            "failed: what the claim says, by 0.5 points or more, is excluded (Holm's p = 0.01)",
+        ),
+        (["gained", "failed"], "gained: a gain of 0.5 points is there (Holm's p = 0.01)"),
+    ],
+)
+def test_a_contradicted_claim_names_the_test_that_failed_most_clearly(parts, says):
+    known = {"held": found(3, 0.3, GAIN), "failed": found(-3, 0.3, GAIN), "gained": found(9, 0.3, NO_GAIN)}
+    claim = next(claim for claim in claims.CLAIMS if claim.id == "C13")
+    named = [(known[name][0], name, known[name][2]) for name in parts]
+    verdict, why = verdicts._verdict("", "", (1.0, 0.01), None, claim, named)
+    assert verdict == CONTRADICTED and why == f"{says}; {claim.remark}" and "whether it grew" in why
+    assert claim.remark not in verdicts._verdict("not run", "", None, None, claim, [])[1]
 
 
 def test_no_difference_is_rarely_called_a_difference():

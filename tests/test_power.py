@@ -12,7 +12,7 @@ from dereason_utils.errors import InputError
 
 def estimate(value=1.0, se=0.5, dof=9.0, seeds=5, groups=40, questions_part=0.0):
     return stats.Estimate(value, value - se, value + se, se, dof, stats.ALL_LEVELS, 100, groups, seeds,
-                          {"questions": questions_part})  # fmt: skip
+                          {"questions": questions_part}, groups - 1.0)  # fmt: skip
 
 
 def test_an_effect_of_the_detectable_size_is_found_in_four_of_five_cases():
@@ -45,6 +45,12 @@ def test_no_number_of_seeds_makes_up_for_few_questions():
     assert power.seeds_needed(estimate(se=1.0, questions_part=0.9), 0.5) is None
     with pytest.raises(InputError, match="train a second one"):
         power.seeds_needed(estimate(seeds=1), 0.5)
+
+
+def test_a_fixed_part_counts_with_the_degrees_of_freedom_of_its_questions():
+    few, many = (estimate(se=0.2, questions_part=0.02, groups=groups) for groups in (3, 60))
+    assert power.seeds_needed(few, 0.5) is None and power.seeds_needed(many, 0.5) < 20
+    assert power.seeds_needed(many, 0.6, level=0.99) > power.seeds_needed(many, 0.6)
 
 
 def test_tail_agrees_with_the_two_sided_p_value():

@@ -160,14 +160,16 @@ def test_the_readme_command(tmp_path, drawn, capsys):
 def test_findings_name_seeds_and_decided_claims(drawn):
     text = readme.findings("nano")
     assert text.startswith("- Training seeds, of 20 in the profile: 1 for 5 arms.")
-    assert "Claims decided: C5 contradicted (Avg. -2 points)." in text
+    assert "Claims decided: C5 contradicted (Avg. -2 points); so." in text
     assert "Claims decided: none." in readme.findings("cpu")
 
 
 def test_pairs_that_stay_apart_are_named_where_they_are_few(drawn, monkeypatch):
+    assert "No pair of trained arms has the 3 training seeds" in readme.findings("nano")
     table = pd.read_csv(drawn / "effects.csv").assign(p_holm=1.0)
     table.to_csv(drawn / "effects.csv", index=False)
-    assert "Of 6 pairs of trained arms none stay apart" in readme.findings("nano")
+    said = "Of 6 pairs of trained arms with at least 3 training seeds none stay apart"
+    assert said in readme.findings("nano")
     table.loc[(table["a"] == "dereason") & (table["b"] == "rl_only"), "p_holm"] = 0.01
     table.to_csv(drawn / "effects.csv", index=False)
     [line] = [line for line in readme.findings("nano").splitlines() if " 1 stays apart" in line]
