@@ -43,11 +43,50 @@ def test_how_far_one_seed_moves_between_two_processors():
     assert said in prose("results/README.md")
 
 
-def lead_of_as_many_tokens(profile):
-    """Points by which SFT only with dereason's tokens is ahead of dereason, with its interval."""
+def split_minus(arm, profile, scope=comparisons.GENERAL):
+    """A row of effects.csv, as dereason minus the arm."""
     effects = pd.read_csv(COMMITTED / profile / "06_figures" / "effects.csv")
-    row = comparisons.of_the_split(effects).loc["sft_only_tokens"]
-    return -row["difference"], -row["high"], -row["low"]
+    return comparisons.of(effects[effects["scope"] == scope], "dereason").set_index("b").loc[arm]
+
+
+def interval(row):
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*row[["difference", "low", "high"]])
+
+
+def test_the_effects_of_nano_reach_that_are_named():
+    text = prose("README.md")
+    behind, reverse, second = (
+        split_minus(arm, "nano_reach") for arm in ("random_split", "reversed", "sft_then_hard_sft")
+    )
+    assert f"behind the random split ({interval(behind)}) and behind its own reverse" in text
+    assert f"easy ones to RL ({interval(reverse)})." in text
+    assert f"a second SFT on the same hard problems ({interval(second)})" in text
+    assert (reverse["p_holm"] > claims.ALPHA) and "After correction none of this is decided" in text
+
+
+def test_the_verdicts_that_are_named():
+    ledgers = {
+        name: pd.read_csv(COMMITTED / name / "06_figures" / "claims.csv").set_index("id")["verdict"]
+        for name in ("nano", "nano_reach", "study")
+    }
+    assert set(ledgers["nano_reach"][["C2", "C13", "C14"]]) == {claims.CONTRADICTED}
+    assert set(ledgers["nano_reach"][["C4", "C5", "C6", "C8"]]) == {claims.UNDECIDED}
+    assert set(ledgers["nano"][["C5", "C6"]]) == {claims.UNDECIDED}
+    assert ledgers["study"]["C10"] == claims.CONTRADICTED
+
+
+def test_arms_of_nano_sweeps_are_trainings_of_nano():
+    for arm, seed in [
+        ("base", 0),
+        *((arm, seed) for arm in ("sft_only", "rl_only", "dereason") for seed in range(5)),
+    ]:
+        one, other = (
+            manifest.load(paths.manifest_path(profile, "05_eval", arm, seed)).outputs["items.parquet"]
+            for profile in ("nano", "nano_sweeps")
+        )
+        assert one == other
+    for name in ("README.md", "results/README.md"):
+        assert "first five seeds" in prose(name) or "trainings of seeds 0 to 4" in prose(name)
 
 
 def test_sft_alone_with_as_many_tokens():
@@ -57,8 +96,15 @@ def test_sft_alone_with_as_many_tokens():
         for steps in sorted(COMMITTED.glob("study/03_sft/sft_only_tokens/seed*/steps.csv"))
     ]
     assert f"makes {min(passes):.1f} to {max(passes):.1f} passes over all problems" in text
-    assert "of the split by {:.0f} points [{:.0f}, {:.0f}],".format(*lead_of_as_many_tokens("study")) in text
-    assert f"the same arm is ahead by {lead_of_as_many_tokens('nano')[0]:.0f} points" in text
+    lead = -split_minus("sft_only_tokens", "study")[["difference", "high", "low"]].astype(float)
+    assert "of the split by {:.0f} points [{:.0f}, {:.0f}],".format(*lead) in text
+    apart = [
+        split_minus("sft_only_tokens", "study", f"Avg. {table}")["p_holm"] < claims.ALPHA
+        for table in ("general", "mathematics")
+    ]
+    assert apart == [False, True] and "stays apart on mathematics alone" in prose("README.md")
+    ahead = -split_minus("sft_only_tokens", "nano")["difference"]
+    assert f"the same arm is ahead by {ahead:.0f} points" in text
 
 
 def test_the_split_by_pass_rate_of_study():
