@@ -113,11 +113,12 @@ def learning_line(slopes: Path, only: Collection[str] = tuple(ARMS)) -> list[str
 
 
 def findings(profile: str) -> str:
-    """A list: the seeds that were run, the decided claims, the pairs of trained arms that stay apart, the paper's arms' reward."""
+    """A list: seeds that were run, decided claims, what the paper lacks, pairs of trained arms that stay apart, the arms' reward."""
     folder = paths.step_dir(profile, "06_figures")
     lines = [
         _seeds(read_csv(folder / "table1.csv"), len(profiles.load(profile).seeds)),
         _decided(read_csv(folder / "claims.csv")),
+        *_lacking(read_csv(folder / "open.csv"), profile),
         _apart(read_csv(folder / "effects.csv"), profile),
         *learning_line(folder / "training_slopes.csv", only=PAPER),
     ]
@@ -136,6 +137,22 @@ def _decided(table: pd.DataFrame) -> str:
     rows = table[table["verdict"].isin([SUPPORTED, CONTRADICTED])]
     found = [f"{row.id} {row.verdict} ({row.ours}); {row.why}" for row in rows.itertuples()]
     return f"Claims decided: {'. '.join(found) or 'none'}."
+
+
+def _lacking(table: pd.DataFrame, profile: str) -> list[str]:
+    """Of the comparisons that the paper lacks those that stay apart, as one sentence; nothing where none has enough seeds."""
+    known = table.dropna(subset="p_holm")
+    apart = known[known["p_holm"] < ALPHA]
+    cells = with_interval(apart, "difference", "low", "high")
+    found = [
+        f"{results.label(row.a)} minus {results.label(row.b)} {cell} ({row.scope}, Holm's p = {row.p_holm:.3g})"
+        for row, cell in zip(apart.itertuples(), cells, strict=True)
+    ]
+    sentence = (
+        f"Of {len(known)} comparisons that the paper lacks, corrected among themselves ([all](results/{profile}/06_figures/open.md)), "
+        f"{len(found) or 'none'} stay{'s' * (len(found) == 1)} apart: {'; '.join(found)}"
+    )
+    return [sentence.removesuffix(": ") + "."] if len(known) else []
 
 
 def _apart(table: pd.DataFrame, profile: str) -> str:

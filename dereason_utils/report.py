@@ -6,6 +6,7 @@
 """
 
 import argparse
+import operator
 import re
 import sys
 from collections.abc import Sequence
@@ -123,23 +124,28 @@ def text(names: Sequence[str], figures: str | None = None) -> str:
 
 
 def in_short(*names: str) -> str:
-    """The difficulty split minus each of the paper's other arms on the general average, a row per profile, and the verdicts."""
-    rows = {}
+    """The difficulty split minus each of the paper's other arms and its reverse on the general average, and the verdicts.
+
+    A row per profile; a cell of fewer training seeds than its row says so.
+    """
+    others, rows = [*(arm for arm in PAPER if arm != "dereason"), "reversed"], {}
     for name in names:
         gains, seeds = comparisons.of_the_split(_csv(name, "effects")), _csv(name, "table1")["seeds"].iloc[0]
-        cells = render.with_interval(gains, "difference", "low", "high")
+        fewer = [f" ({own} seed{'s'[: own - 1]})" if own < seeds else "" for own in gains["seeds"]]
+        cells = map(operator.add, render.with_interval(gains, "difference", "low", "high"), fewer)
         rows[f"`{name}`, {seeds} seed{'s' if seeds > 1 else ''}"] = dict(zip(gains.index, cells, strict=True))
     for corpus, title in tables.CORPORA.items():
         own = tables.on_corpus(tables.reported("table1"), corpus)["avg"]
         rows[f"the paper, {title}"] = (
             (own["dereason"] - own.drop("dereason")).map("{:+z.1f}".format).to_dict()
         )
-    shown = pd.DataFrame.from_dict(rows, orient="index", columns=[arm for arm in PAPER if arm != "dereason"])
+    shown = pd.DataFrame.from_dict(rows, orient="index", columns=others)
     shown = shown.dropna(axis="columns", how="all").fillna("").rename(columns=results.label)
     shown.index.name = f"{results.label('dereason')} minus"
     verdicts = "\n".join(f"- {render.verdict_line(_csv(name, 'claims'), name)}" for name in names)
     return (
-        "General average, in points: of each profile's benchmarks with 95% intervals, the paper's of its own without.\n\n"
+        "General average, in points: of each profile's benchmarks with 95% intervals, the paper's of its own without."
+        f"{' The paper did not try the reverse split, the last column.' if results.label('reversed') in shown else ''}\n\n"
         f"{shown.to_markdown(disable_numparse=True)}\n\n{verdicts}"
     )
 

@@ -131,11 +131,10 @@ def _by_rules(reason: str, untested: str, pair, read: Results, claim: Claim, par
     holds, fails = pair
     if fails < claims.ALPHA:
         part, name, _ = min(parts, key=lambda found: _chance(found[0], found[2])[1])
+        said = "as the claim says, is excluded" if part.gain else "which the claim denies, is there"
         return (
             claims.CONTRADICTED,
-            f"{name}: what the claim says, by {part.smallest:g} {part.unit} or more, is excluded (Holm's p = {fails:.3g})"
-            if part.gain
-            else f"{name}: a gain of {part.smallest:g} {part.unit} is there (Holm's p = {fails:.3g})",
+            f"'{name}' of {part.smallest:g} {part.unit} or more, {said} (Holm's p = {fails:.3g})",
         )
     if holds < claims.ALPHA and untested:
         return claims.UNDECIDED, f"what was tested holds (Holm's p = {holds:.3g}); not tested: {untested}"

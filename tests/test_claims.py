@@ -125,9 +125,12 @@ def test_a_claim_of_which_a_part_is_untested_is_at_most_undecided():
     [
         (
             ["held", "failed"],
-            "failed: what the claim says, by 0.5 points or more, is excluded (Holm's p = 0.01)",
+            "'failed' of 0.5 points or more, as the claim says, is excluded (Holm's p = 0.01)",
         ),
-        (["gained", "failed"], "gained: a gain of 0.5 points is there (Holm's p = 0.01)"),
+        (
+            ["gained", "failed"],
+            "'gained' of 0.5 points or more, which the claim denies, is there (Holm's p = 0.01)",
+        ),
     ],
 )
 def test_a_contradicted_claim_names_the_test_that_failed_most_clearly(parts, says):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import synthetic_results
 
-from dereason_utils import comparisons, figure_data, paths, readme, report, results, tables
+from dereason_utils import claims, comparisons, figure_data, paths, readme, report, results, tables
 from dereason_utils.errors import InputError
 
 ARM_NAMES = list(synthetic_results.SKILL)
@@ -38,6 +38,7 @@ def drawn(tmp_path, monkeypatch, read, table1):
     made = {
         "table1": table1,
         "effects": comparisons.effects(read),
+        "open": comparisons.differences(read, claims.OPEN, averages_only=True),
         "effects_on_these_families": comparisons.effects_on_these_families(read),
         "figure14": figure_data.split_by_steps(read),
     }
@@ -162,6 +163,21 @@ def test_findings_name_seeds_and_decided_claims(drawn):
     assert text.startswith("- Training seeds, of 20 in the profile: 1 for 5 arms.")
     assert "Claims decided: C5 contradicted (Avg. -2 points); so." in text
     assert "Claims decided: none." in readme.findings("cpu")
+
+
+def test_what_the_paper_lacks_is_named_where_it_stays_apart(drawn):
+    assert "that the paper lacks" not in readme.findings("nano")
+    row = {"a": "dereason", "b": "reversed", "difference": -4.0, "low": -7.0, "high": -1.0}
+    rows = [
+        row | {"scope": "Avg. general", "p_holm": 0.016},
+        row | {"scope": "Avg. mathematics", "p_holm": 0.2},
+    ]
+    pd.DataFrame(rows).to_csv(drawn / "open.csv", index=False)
+    [line] = [line for line in readme.findings("nano").splitlines() if "that the paper lacks" in line]
+    named = "SFT on easy + RL on hard minus SFT on hard + RL on easy -4.0 [-7.0, -1.0] (Avg. general, Holm's p = 0.016)."
+    assert line.startswith("- Of 2 comparisons ") and line.endswith(f"1 stays apart: {named}")
+    pd.DataFrame(rows[1:]).to_csv(drawn / "open.csv", index=False)
+    assert "open.md)), none stay apart." in readme.findings("nano")
 
 
 def test_pairs_that_stay_apart_are_named_where_they_are_few(drawn, monkeypatch):

@@ -5,7 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from dereason_utils import claims, manifest, paths, profiles, report
+from dereason_utils import claims, comparisons, manifest, paths, profiles, report
 
 COMMITTED = paths.committed() / "cpu" / "06_figures"
 needs_results = pytest.mark.skipif(
@@ -76,6 +76,13 @@ def test_the_report_begins_with_the_split_beside_the_papers_arms():
     [gain] = effects[effects["b"] == "sft_only"].itertuples()
     assert named["SFT only"] == f"{gain.difference:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
     assert named["SFT then selected SFT"] == "", "an arm that cpu does not run"
+    assert "SFT on hard + RL on easy" not in named
+    both = report.in_short("study", "cpu")
+    reverse = comparisons.of_the_split(
+        pd.read_csv(COMMITTED.parents[1] / "study/06_figures/effects.csv")
+    ).loc["reversed"]
+    said = "{:+.1f} [{:+.1f}, {:+.1f}] ({} seeds)".format(*reverse[["difference", "low", "high", "seeds"]])
+    assert said in both and "SFT on hard + RL on easy |" in both
     paper = dict(
         zip(rows["SFT on easy + RL on hard minus"], rows["the paper, WebInstruct-verified"], strict=True)
     )
