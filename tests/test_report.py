@@ -82,7 +82,7 @@ def test_the_report_begins_with_the_split_beside_the_papers_arms():
         pd.read_csv(COMMITTED.parents[1] / "study/06_figures/effects.csv")
     ).loc["reversed"]
     said = "{:+.1f} [{:+.1f}, {:+.1f}] ({} seeds)".format(*reverse[["difference", "low", "high", "seeds"]])
-    assert said in both and "SFT on hard + RL on easy |" in both
+    assert said in both and "the reverse split, the last column" in both
     paper = dict(
         zip(rows["SFT on easy + RL on hard minus"], rows["the paper, WebInstruct-verified"], strict=True)
     )
