@@ -148,6 +148,8 @@ CLAIMS = (
             ),
             f"{_SCALE} (Figure 1)",
             "figure1",
+            remark="at every size RL makes the same steps, which may draw fewer problems than there are, and SFT as many "
+                   "passes, so that its updates grow with the size",
         )
         for name, table in (("C1", "general"), ("C2", "mathematics"))
     ),

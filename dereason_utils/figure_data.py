@@ -1,6 +1,7 @@
 """The numbers behind each figure, as tidy tables: exactly what is drawn and written beside each picture."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,8 @@ STAGES = (
 def training_size(read: Results) -> pd.DataFrame:
     """Figure 1: accuracy of SFT and of RL on the same problems against their number; the base model at 0.
 
-    Columns table, method, problems, accuracy, low, high (percent). Sizes: the whole pool and the parts that were run.
+    Columns table, method, problems, drawn, accuracy, low, high (percent). Sizes: the whole pool and the parts that were run.
+    drawn: how many of them a training reads: SFT all, RL so many as its steps have prompts.
     """
     rows = []
     sizes = read.sizes.drop_duplicates("arm").set_index("arm")
@@ -38,8 +40,11 @@ def training_size(read: Results) -> pd.DataFrame:
             runs += [(arm, int(sizes.loc[arm, column])) for arm in parts if arm in read.arms]
             for arm, problems in runs:
                 row = ours.loc[arm, [tables.AVERAGE, f"{tables.AVERAGE} low", f"{tables.AVERAGE} high"]]
-                rows.append((table, method, problems, *row))
-    return pd.DataFrame(rows, columns=["table", "method", "problems", "accuracy", "low", "high"])
+                drawn = problems
+                if method == "RL" and problems:
+                    drawn = measures.rollouts(read, arm, read.seeds_of(arm)[0])["id"].nunique()
+                rows.append((table, method, problems, drawn, *row))
+    return pd.DataFrame(rows, columns=["table", "method", "problems", "drawn", "accuracy", "low", "high"])
 
 
 def subject_mix(read: Results) -> pd.DataFrame:
@@ -115,7 +120,9 @@ def sft_curve(read: Results) -> pd.DataFrame:
     """
     columns = ["arm", "seed", "step", "loss", "smoothed", "validation_loss"]
     curves = read.sft.reindex(columns=columns).reset_index(drop=True)
-    smooth = curves.groupby(["arm", "seed"])["loss"].transform(_running_mean, LOSS_SMOOTHED_OVER)
+    phase = read.sft.get("phase", 1)  # a second SFT stage has a curve of its own
+    stages = curves.assign(phase=phase).groupby(["arm", "seed", "phase"])
+    smooth = stages["loss"].transform(_running_mean, LOSS_SMOOTHED_OVER)
     return curves.assign(smoothed=smooth.round(4))
 
 
@@ -171,17 +178,21 @@ def _differences_by_steps(read: Results, pairs: Collection[tuple[str, str]]) -> 
 
 
 def pass_at_k_around_rl(read: Results) -> pd.DataFrame:
-    """pass@k before and after RL, general benchmarks: columns stage, when, arm, k, accuracy, low, high (percent)."""
-    found = tables.pass_and_majority(read)
-    found = found[(found["table"] == "general") & found["measure"].str.startswith("pass@")]
+    """pass@k before and after RL on the seeds that both have, general benchmarks.
+
+    Columns stage, when, arm, seeds, k, accuracy, low, high (percent).
+    """
     parts = []
     for stage, after, before in STAGES:
         if stage.startswith("RL") and {after, before} <= set(read.arms):
+            items = read.items[read.items["seed"].isin(read.seeds_of(after, before))]
+            found = tables.pass_and_majority(replace(read, arms=(before, after), items=items))
+            found = found[(found["table"] == "general") & found["measure"].str.startswith("pass@")]
             for when, arm in (("before", before), ("after", after)):
                 own = found[found["arm"] == arm].rename(columns={"value": "accuracy"})
                 k = own["measure"].str.removeprefix("pass@").astype(int)
                 parts.append(own.assign(stage=stage, when=when, k=k))
-    names = ["stage", "when", "arm", "k", "accuracy", "low", "high"]
+    names = ["stage", "when", "arm", "seeds", "k", "accuracy", "low", "high"]
     return _joined(parts, names)[names]
 
 

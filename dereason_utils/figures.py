@@ -41,6 +41,8 @@ def figure1(data: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.5))
     sizes = sorted(set(data["problems"]) - {0})
     largest = max(sizes, default=1)
+    seen = data.loc[data["drawn"] < data["problems"], "drawn"]
+    fewer = f"\n(of which RL draws {seen.max():.0f} at most)" if len(seen) else ""
     for axis, (table, title) in zip(axes, TITLES.items(), strict=True):
         ends = []
         for method, arm, shift in (("SFT", "sft_only", 0.012), ("RL", "rl_only", -0.012)):
@@ -49,11 +51,11 @@ def figure1(data: pd.DataFrame) -> Figure:
                 continue
             trained = line["problems"] > 0
             x = line["problems"] + shift * largest * trained  # apart, so that intervals do not overlap
-            axis.plot(x, line["accuracy"], ls="--", lw=0.9, color=look(arm)[0])
+            axis.plot(x, line["accuracy"], ls="--" if len(sizes) < 2 else "-", lw=0.9, color=look(arm)[0])
             points(axis, x[trained], line[trained], arm)
             points(axis, x[~trained], line[~trained], "base")
             ends.append((line["accuracy"].iloc[-1], method, look(arm)[0]))
-        axis.set(title=title, xlabel="training problems", xlim=(-0.05 * largest, 1.05 * largest))
+        axis.set(title=title, xlabel="training problems" + fewer, xlim=(-0.05 * largest, 1.05 * largest))
         from_zero(axis)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         label_ends(axis, ends)
@@ -192,6 +194,9 @@ def _curves(
     if data.empty:
         return not_run(ylabel.capitalize(), "no arm of this run has an RL stage")
     data, more = main_arms(data)
+    slope = (
+        slope if data.groupby("arm")["seed"].nunique().max() == 1 else None
+    )  # of several seeds training_slopes has them
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.5), sharey=True)
     for axis, start in zip(axes, STARTS, strict=True):
         part = data[data["start"] == start]
@@ -211,7 +216,7 @@ def _curves(
         axes[0].set_ylim(bottom=bottom)
     for axis, start in zip(axes, STARTS, strict=True):  # after the shared axis has its final range
         label_arms(axis, data[data["start"] == start], "smoothed", slope)
-    if slope and data.groupby("arm")["seed"].nunique().max() == 1 and data["slope"].notna().any():
+    if slope and data["slope"].notna().any():
         for axis in axes:
             axis.set_xlabel("RL step\n(numbers: slope per 10 steps, ± 95% interval)")
     return figure

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from dereason_utils import comparisons
+from dereason_utils.claims import LEAST_SEEDS
 from dereason_utils.figures import TITLES
 from dereason_utils.plotting import (
     GREY,
@@ -75,7 +76,7 @@ def figure8(data: pd.DataFrame) -> Figure:
             markeredgecolor="white",
             markeredgewidth=0.5,
         )
-    legend = "\n(line: training, running mean; points: validation)"
+    legend = "\n(line: training, running mean; points: validation;\nan epoch's last update has the longest that are left)"
     axis.set(xlabel="SFT step" + legend + more, ylabel="loss in nats per token")
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     label_arms(axis, data, "smoothed")
@@ -114,7 +115,10 @@ def figure10(data: pd.DataFrame) -> Figure:
     ]
     axes[0].set_yticks(range(len(pairs)), names, fontsize=6.5)
     rest = f"\nall {everything} pairs: effects.csv" if len(pairs) < everything else ""
-    axes[1].set_xlabel(axes[1].get_xlabel() + f"\n(grey: not below 0.05 after Holm){rest}")
+    axes[1].set_xlabel(
+        axes[1].get_xlabel()
+        + f"\n(grey: not below 0.05 after Holm,\nor fewer than {LEAST_SEEDS} seeds){rest}"
+    )
     return figure
 
 
@@ -136,7 +140,7 @@ def figure11(data: pd.DataFrame) -> Figure:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(axis="x", visible=False)
     label_ends(axis, ends)
-    if not any(stage.startswith("RL, from SFT") for stage in stages):
+    if not any(stage.startswith("RL") and "from SFT" in stage for stage in stages):
         remark(axis, "RL after SFT on the same start: not run", right=True)
     return figure
 
@@ -149,6 +153,7 @@ def figure12(data: pd.DataFrame) -> Figure:
     stages = list(dict.fromkeys(data["stage"]))
     width = ONE_COLUMN if len(stages) == 1 else TWO_COLUMNS
     figure, axes = plt.subplots(1, len(stages), figsize=(width, 2.4), sharey=True, squeeze=False)
+    most, labels = data["seeds"].max(), []
     for axis, stage in zip(axes[0], stages, strict=True):
         part, ends = data[data["stage"] == stage], []
         for place, (when, style) in enumerate((("before", "--"), ("after", "-"))):
@@ -157,13 +162,17 @@ def figure12(data: pd.DataFrame) -> Figure:
             axis.plot(x, line["accuracy"], ls=style, lw=1, color=look(arm)[0])
             points(axis, x, line, arm)
             ends.append((float(line["accuracy"].iloc[-1]), f"{when} RL", look(arm)[0]))
-        axis.set(title=stage.replace(", ", ",\n"), xlabel="k")
+        seeds = part["seeds"].iloc[0]
+        fewer = f"\n({seeds} of {most} seeds)" if seeds < most else ""
+        axis.set(title=stage.replace(", ", ",\n") + fewer, xlabel="k")
         axis.set_xscale("log", base=2)
         axis.set_xticks(sorted(part["k"].unique()), [str(k) for k in sorted(part["k"].unique())])
         axis.xaxis.set_minor_formatter(NullFormatter())
-        label_ends(axis, ends)
+        labels.append(ends)
     axes[0][0].set_ylabel("pass@k in %, 95% interval")
     from_zero(axes[0][0])
+    for axis, ends in zip(axes[0], labels, strict=True):  # after the shared axis has its final range
+        label_ends(axis, ends)
     return figure
 
 

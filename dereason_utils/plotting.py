@@ -2,7 +2,7 @@
 
 import functools
 import textwrap
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,22 +68,30 @@ _SHORT |= {arm: label.replace("on 1 problem in", "1 in") for arm, label in LABEL
 
 @dataclass(frozen=True)
 class Provenance:
-    """The line under a figure. `command` redraws it; `commit` is that of the runs, not of the redrawing."""
+    """The line under a figure. `command` redraws it; `commit` is that of the runs, not of the redrawing.
+
+    runs: arms, by the training seeds that they have.
+    """
 
     profile: str
-    arms: Sequence[str]
-    seeds: Sequence[int]
+    runs: Mapping[tuple[int, ...], Sequence[str]]
     commit: str
     command: str
 
     @classmethod
     def of(cls, read: Results, settings: Profile) -> "Provenance":
-        return cls(read.profile, read.arms, read.seeds, read.commit, redraw(settings))
+        runs: dict[tuple[int, ...], list[str]] = {}
+        for arm in read.arms:
+            runs.setdefault(read.seeds_of(arm), []).append(arm)
+        return cls(read.profile, runs, read.commit, redraw(settings))
 
     def line(self, data_hash: str) -> str:
-        seeds = ("seed " if len(self.seeds) == 1 else "seeds ") + listed(self.seeds)
+        runs = "; ".join(
+            f"{', '.join(arms)}, {'seed' if len(seeds) == 1 else 'seeds'} {listed(seeds)}"
+            for seeds, arms in self.runs.items()
+        )
         return (
-            f"Run: profile {self.profile}, arms {', '.join(self.arms)}, {seeds}. "
+            f"Run: profile {self.profile}, arms {runs}. "
             f"Redraw: {self.command}. Commit of the runs: {self.commit}. Data: sha256 {data_hash[:12]}."
         )
 

@@ -24,6 +24,7 @@ from dereason_utils.render import (
     display,
     notes,
     read_csv,
+    seeds_line,
     to_markdown,
     verdict_line,
     with_interval,
@@ -116,21 +117,13 @@ def findings(profile: str) -> str:
     """A list: seeds that were run, decided claims, what the paper lacks, pairs of trained arms that stay apart, the arms' reward."""
     folder = paths.step_dir(profile, "06_figures")
     lines = [
-        _seeds(read_csv(folder / "table1.csv"), len(profiles.load(profile).seeds)),
+        seeds_line(read_csv(folder / "table1.csv"), len(profiles.load(profile).seeds)),
         _decided(read_csv(folder / "claims.csv")),
         *_lacking(read_csv(folder / "open.csv"), profile),
         _apart(read_csv(folder / "effects.csv"), profile),
         *learning_line(folder / "training_slopes.csv", only=PAPER),
     ]
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _seeds(table: pd.DataFrame, registered: int) -> str:
-    counts = [
-        f"{seeds} for {len(arms)} arm{'s' * (len(arms) > 1)}"
-        for seeds, arms in table.groupby("seeds", sort=False)
-    ]
-    return f"Training seeds, of {registered} in the profile: {', '.join(counts)}."
 
 
 def _decided(table: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from dereason_utils import disk, manifest, paths, processor, results
-from dereason_utils.claims import LEAST_SEEDS
+from dereason_utils.claims import CONTRADICTED, LEAST_SEEDS, SUPPORTED, VERDICTS
 from dereason_utils.errors import InputError
 from dereason_utils.tables import AVERAGE, CORPORA, REPORTED
 
@@ -14,13 +14,12 @@ RESAMPLED = "problem families resampled as wholes, a benchmark's only family que
 
 
 def order_line(table: pd.DataFrame, column: str, who: str) -> str:
-    """One sentence with the arms from best to worst by a column of `main_table`."""
+    """One sentence with the arms from best to worst by a column of `main_table`; of ours, which have fewer seeds than others."""
     known = table.dropna(subset=[column]).sort_values(column, ascending=False, kind="stable")
-    return (
-        f"Order, {who}: "
-        + " > ".join(f"{row} ({x:.1f})" for row, x in zip(known["row"], known[column], strict=True))
-        + "."
-    )
+    fewer = (known["seeds"] < known["seeds"].max()) & (column == AVERAGE)
+    shown = [f"{x:.1f}, {seeds} seed{'s'[: seeds - 1]}" if few else f"{x:.1f}"
+             for x, seeds, few in zip(known[column], known["seeds"], fewer, strict=True)]  # fmt: skip
+    return f"Order, {who}: " + " > ".join(map("{} ({})".format, known["row"], shown)) + "."
 
 
 def notes(table: pd.DataFrame, name: str) -> list[str]:
@@ -198,9 +197,11 @@ def claims_html(ledger: pd.DataFrame, profile: str) -> str:
     return body
 
 
-def claims_markdown(ledger: pd.DataFrame, figures: str) -> str:
-    """The ledger as a Markdown table; `figures`: what links to figures begin with."""
+def claims_markdown(ledger: pd.DataFrame, figures: str, short: bool = False) -> str:
+    """The ledger as a Markdown table; `figures`: what links to figures begin with; short: without what the paper says."""
     shown = claims_display(ledger)
+    if short:
+        shown = shown[["", "verdict", "ours [95% interval]", "seeds", "figure"]]
     shown["figure"] = [
         "–"
         if name == "–"
@@ -221,11 +222,25 @@ def write_claims(folder: Path, ledger: pd.DataFrame, parts: pd.DataFrame, profil
     return ["claims.csv", "claim_parts.csv", "claims.md", "claims.html"]
 
 
+def seeds_line(table1: pd.DataFrame, registered: int) -> str:
+    """How many training seeds how many arms have; with fewer than registered for all, that the verdicts are interim."""
+    counts = [
+        f"{seeds} for {len(arms)} arm{'s' * (len(arms) > 1)}"
+        for seeds, arms in table1.groupby("seeds", sort=False)
+    ]
+    line = f"Training seeds, of {registered} in the profile: {', '.join(counts)}."
+    done = table1["seeds"].max() >= registered
+    return line if done else f"{line} The study is under way, and its verdicts are interim."
+
+
 def verdict_line(ledger: pd.DataFrame, profile: str) -> str:
-    """How many claims got which verdict, in a sentence."""
-    counts = ledger["verdict"].value_counts()
-    found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return f"Of the paper's {len(ledger)} claims, at the scale of profile `{profile}`: {found}."
+    """How many claims got which verdict, in a sentence; those that were decided are named."""
+    found = []
+    for verdict in VERDICTS:
+        ids = ledger.loc[ledger["verdict"] == verdict, "id"]
+        named = f" ({', '.join(ids)})" if len(ids) and verdict in (SUPPORTED, CONTRADICTED) else ""
+        found.append(f"{len(ids) or 'none'} {verdict}{named}")
+    return f"Of the paper's {len(ledger)} claims, at the scale of profile `{profile}`: {', '.join(found)}."
 
 
 def to_markdown(shown: pd.DataFrame, title: str, remarks: list[str]) -> str:

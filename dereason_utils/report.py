@@ -105,7 +105,10 @@ def text(names: Sequence[str], figures: str | None = None) -> str:
     """
     figures = "results/{profile}/06_figures/" if figures is None else figures
     made_with = {name: _ran_with_its_seeds(name) for name in names}
-    studies = [_study(profile, figures.format(profile=name)) for name, profile in made_with.items()]
+    studies = [
+        _study(profile, figures.format(profile=name), names[:place])
+        for place, (name, profile) in enumerate(made_with.items())
+    ]
     if len(names) > 1:
         studies.insert(0, "## The verdicts side by side\n\n" + verdicts_side_by_side(names))
     rules = "\n".join(f"{number}. {rule}" for number, rule in enumerate(claims.RULES, 1))
@@ -291,8 +294,32 @@ def write_page(folder: Path, profile: str) -> list[str]:
     return [PAGE]
 
 
-def _study(profile: Profile, figures: str) -> str:
-    """The part of the report that speaks of one profile."""
+def _figure(file: str) -> str:
+    number, _, by = file.removeprefix("figure").partition("_")
+    return f"Figure {number}" + (f" by {by.removesuffix('s')}" if by else "")
+
+
+def _shared(name: str, others: Sequence[str]) -> str:
+    """Which evaluations of a profile are, byte for byte, those of an earlier one of the report: the same trainings."""
+    sentences = []
+    for other in others:
+        same: dict[str, list[int]] = {}
+        for path in sorted((paths.results_root() / name / "05_eval").glob(f"*/*/{paths.MANIFEST}")):
+            step = manifest.load(path)
+            theirs = paths.manifest_path(other, step.stage, step.arm, step.seed)
+            if (
+                theirs.exists()
+                and manifest.load(theirs).outputs["items.parquet"] == step.outputs["items.parquet"]
+            ):
+                same.setdefault(step.arm, []).append(step.seed)
+        if same:
+            told = "; ".join(f"`{arm}` ({render.listed(sorted(seeds))})" for arm, seeds in same.items())
+            sentences.append(f"The very trainings of `{other}`, so no second sample, are, by seed: {told}.")
+    return " ".join(sentences)
+
+
+def _study(profile: Profile, figures: str, others: Sequence[str]) -> str:
+    """The part of the report that speaks of one profile; others: those before it."""
     name, seeds = profile.name, len(profile.seeds)
     folder, table1 = paths.step_dir(name, "06_figures"), _csv(name, "table1")
     samples = table1["samples"].iloc[0]
@@ -303,19 +330,23 @@ def _study(profile: Profile, figures: str) -> str:
         else "The analysis was not registered before this run."
     )
     drawn = [
-        f"**{title}**\n\n![{title}]({figures}{file}.png)"
+        f"**{_figure(file)}: {title}**\n\n![{title}]({figures}{file}.png)"
         for file, title in FIGURES
         if (folder / f"{file}.png").is_file()
     ]
     sections = [
         f"## Profile `{name}`",
+        profiles.about(name),
         (
             f"Policy {profile.model.name}, corpus {profile.corpus.name}, {seeds} training seed{'s' * (seeds > 1)}, "
-            f"{table1['questions'].iloc[0]} general questions with {samples} samples each; arms {arms}. {registered}"
+            f"{table1['questions'].iloc[0]} general questions with {samples} samples each; RL makes {profile.grpo.steps} steps of "
+            f"{profile.grpo.prompts_per_step} problems; arms {arms}. {registered}"
         ),
+        render.seeds_line(table1, len(profiles.load(name).seeds)),
+        _shared(name, others),
         "### Verdicts",
         render.verdict_line(_csv(name, "claims"), name),
-        render.claims_markdown(_csv(name, "claims"), figures),
+        render.claims_markdown(_csv(name, "claims"), figures, short=True),
         "### Results",
         *(_effects(name, figures) if table == "effects" else _markdown(folder, table) for table in TABLES),
         *drawn,
@@ -324,7 +355,7 @@ def _study(profile: Profile, figures: str) -> str:
         "### Cost",
         render.cost_line(folder.parent),
     ]
-    return "\n\n".join(section.strip() for section in sections)
+    return "\n\n".join(section.strip() for section in sections if section.strip())
 
 
 def _ran_with_its_seeds(name: str) -> Profile:
@@ -346,16 +377,21 @@ def _effects(name: str, figures: str) -> str:
 
 def _mind(ledger: pd.DataFrame, parts: pd.DataFrame) -> str:
     """What each undecided claim would need, from its tests' detectable effects."""
-    open_claims = ledger.loc[ledger["verdict"] == claims.UNDECIDED, "id"]
-    rows = parts[parts["id"].isin(open_claims)]
+    undecided = ledger[ledger["verdict"] == claims.UNDECIDED]
+    part_untested = undecided[undecided["untested"] != "–"]
+    rows = parts[parts["id"].isin(set(undecided["id"]) - set(part_untested["id"]))]
+    never = "".join(f"- {row.id} cannot be supported here whatever the seeds: not tested is {row.untested}.\n"
+                    for row in part_untested.itertuples())  # fmt: skip
     if rows.empty:
-        return "No claim that can be tested here is undecided."
+        return never or "No claim that can be tested here is undecided."
     shown = rows[["id", "test", "name", "smallest", "detectable", "unit", "seeds needed"]].copy()
     shown["detectable"] = shown["detectable"].map(lambda x: "–" if pd.isna(x) else f"{x:.2f}")
     return (
         "A repetition of the same size would find an effect of the size `detectable` in 80% of cases, at the level that Holm's "
         "correction asks of the claim that is decided first; `seeds needed` would bring that down to the smallest effect that "
-        "counts, with the questions as they are.\n\n" + shown.to_markdown(index=False, disable_numparse=True)
+        "counts, with the questions as they are.\n\n"
+        + shown.to_markdown(index=False, disable_numparse=True)
+        + f"\n\n{never}".rstrip()
     )
 
 

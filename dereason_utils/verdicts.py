@@ -51,6 +51,7 @@ def assess(read: Results, profile: Profile) -> tuple[pd.DataFrame, pd.DataFrame]
                 "seeds": len(_seeds_of(read, claim)),
                 "verdict": verdict,
                 "why": why,
+                "untested": "–" if reasons[claim.id] else untested or "–",
                 "p holds": pairs.get(claim.id, (math.nan, math.nan))[0],
                 "p fails": pairs.get(claim.id, (math.nan, math.nan))[1],
                 "figure": claim.figure,
@@ -118,7 +119,12 @@ def _chance(part: Part, estimate: Estimate) -> tuple[float, float]:
 def _verdict(reason: str, untested: str, pair, read: Results, claim: Claim, parts: list) -> tuple[str, str]:
     """The verdict by RULES, and why in half a sentence, with the claim's remark."""
     verdict, why = _by_rules(reason, untested, pair, read, claim, parts)
-    return verdict, "; ".join(filter(None, [why, not reason and claim.remark]))
+    lone = any(1 == estimate.groups < estimate.questions for *_, estimate in parts)
+    remarks = [
+        claim.remark,
+        "a benchmark has one problem family, whose questions are resampled" if lone else "",
+    ]
+    return verdict, "; ".join(filter(None, [why, *remarks])) if not reason else why
 
 
 def _by_rules(reason: str, untested: str, pair, read: Results, claim: Claim, parts: list) -> tuple[str, str]:

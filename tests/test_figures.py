@@ -114,7 +114,7 @@ def test_the_same_data_give_the_same_bytes(drawn, read, tmp_path):
 
 def test_the_lines_below_a_figure_stay_inside():
     commits = ", ".join(["0684d0e68a"] * 12)  # digits are wide letters
-    source = plotting.Provenance("cpu", ["base"], [0], commits, "python -m dereason_utils.run 06_figures")
+    source = plotting.Provenance("cpu", {(0,): ["base"]}, commits, "python -m dereason_utils.run 06_figures")
     with plt.style.context(plotting.STYLE):
         figure = plotting.not_run("Nothing", "a figure of one column")
         plotting._write_below(figure, source.line("0" * 64))
@@ -334,6 +334,37 @@ def test_two_figures_of_one_difference_say_the_same(read):
         gains[["accuracy", "low", "high"]].to_numpy().tolist()
         == split[["difference", "low", "high"]].to_numpy().tolist()
     )
+
+
+def test_pass_at_k_before_and_after_rl_is_that_of_the_seeds_that_both_have(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
+    arms = ("base", "sft_only", "sft_all_then_rl_all")
+    synthetic_results.write(
+        "smoke", arms, (0, 1, 2), other_seeds=2, test_size=48, gym_size=24, train=64, rl_steps=3
+    )
+    read = results.load("smoke", arms, (0, 1, 2), other_seeds=2)
+    data = figure_data.pass_at_k_around_rl(read)
+    assert set(data["seeds"]) == {2} and set(data["stage"]) == {"RL, from SFT on all"}
+    items = read.items[(read.items["table"] == "general") & (read.items["seed"] < 2)]
+    means = items[items["arm"] == "sft_only"].groupby("benchmark")["correct"].mean()
+    before = data[(data["when"] == "before") & (data["k"] == 1)]["accuracy"].item()
+    assert before == pytest.approx(100 * means.mean(), abs=0.01)
+
+
+def test_a_figures_small_print_tells_arms_with_fewer_seeds_apart():
+    runs = {(0, 1, 2): ["base", "dereason"], (0,): ["reversed"]}
+    line = plotting.Provenance("nano", runs, "abc", "redraw").line("0" * 64)
+    assert line.startswith(
+        "Run: profile nano, arms base, dereason, seeds 0 to 2; reversed, seed 0. Redraw: redraw."
+    )
+
+
+def test_figure_1_says_how_many_problems_rl_draws(drawn):
+    data = drawn["figure1"][1].assign(drawn=lambda table: table["problems"])
+    assert not any("RL draws" in text for text in texts(figures.figure1(data)))
+    few = data.assign(drawn=[min(count, 24) if method == "RL" else count
+                             for count, method in zip(data["problems"], data["method"], strict=True)])  # fmt: skip
+    assert sum("(of which RL draws 24 at most)" in text for text in texts(figures.figure1(few))) == 2
 
 
 def test_cost_counts_an_arms_own_training(drawn, read):

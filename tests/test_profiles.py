@@ -90,6 +90,12 @@ def test_a_profile_that_is_like_another_differs_in_what_it_gives_alone(tmp_path,
         profiles.load("odd")
 
 
+def test_what_a_profile_is_for_is_the_first_sentence_of_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+    (tmp_path / "mine.yaml").write_text("# A study of\n# mine. It has more.\n\n# Not this.\nlike: cpu\n")
+    assert profiles.about("mine") == "A study of mine."
+
+
 def test_a_profile_like_that_of_a_gpu_has_its_presets_and_its_environment(tmp_path, monkeypatch):
     folder = tmp_path / "dereason_utils" / "profiles"
     shutil.copytree(profiles.FOLDER, folder)

@@ -66,10 +66,15 @@ def test_the_effects_of_nano_reach_that_are_named():
 
 
 def test_the_verdicts_that_are_named():
-    ledgers = {
-        name: pd.read_csv(COMMITTED / name / "06_figures" / "claims.csv").set_index("id")["verdict"]
+    whole = {
+        name: pd.read_csv(COMMITTED / name / "06_figures" / "claims.csv").set_index("id")
         for name in ("nano", "nano_reach", "study")
     }
+    ledgers = {name: ledger["verdict"] for name, ledger in whole.items()}
+    near = {
+        f"{whole[name].loc[claim, 'p fails']:.3f}" for name, claim in (("nano_reach", "C2"), ("study", "C10"))
+    }
+    assert near == {"0.042"} and "`study` (Holm's p 0.042 each)" in prose("REPORT.md")
     assert set(ledgers["nano_reach"][["C2", "C13", "C14"]]) == {claims.CONTRADICTED}
     assert set(ledgers["nano_reach"][["C4", "C5", "C6", "C8"]]) == {claims.UNDECIDED}
     assert set(ledgers["nano"][["C5", "C6"]]) == {claims.UNDECIDED}
@@ -130,3 +135,20 @@ def test_c14_of_study_with_its_first_seeds(seeds, verdict):
     assert ledger.set_index("id").loc["C14", "verdict"] == verdict
     said = "C14 was contradicted with three seeds, undecided with four, and is contradicted with all."
     assert said in prose("results/README.md")
+
+
+def test_how_many_problems_rl_draws_and_how_many_updates_sft_makes():
+    text = prose("results/README.md")
+    for profile, said in (("nano", "640 of 1600 in the `nano` profiles"), ("cpu", "192 of 1200 in `cpu`")):
+        settings = profiles.load(profile)
+        drawn = settings.grpo.steps * settings.grpo.prompts_per_step
+        rollouts = pd.read_parquet(
+            COMMITTED / profile / "04_grpo/rl_only/seed0/rollouts.parquet", columns=["id"]
+        )
+        assert rollouts["id"].nunique() == drawn and said in text
+        assert said.startswith(f"{drawn} of {settings.corpus.train_size} ")
+    few, all_ = (
+        len(pd.read_csv(COMMITTED / "nano_sweeps/03_sft" / arm / "seed0/steps.csv"))
+        for arm in ("sft_1_in_16", "sft_only")
+    )
+    assert f"{few} updates with 100 problems, {all_} with 1600." in text

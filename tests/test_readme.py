@@ -143,7 +143,8 @@ def test_the_training_reward_of_several_seeds_is_one_line(tmp_path):
 
 def test_the_ledger_sets_profiles_side_by_side(drawn):
     text = readme.ledger("nano", "cpu")
-    assert "profile `nano`: 1 contradicted, 1 undecided." in text and "profile `cpu`: 2 undecided." in text
+    told = "profile `nano`: none supported, 1 contradicted (C5), 1 undecided, none not testable here."
+    assert told in text and "profile `cpu`: none supported, none contradicted, 2 undecided" in text
     [row] = [line for line in text.splitlines() if line.startswith("| C5: It is better")]
     assert row.index("**contradicted**<br>Avg.") < row.index("| undecided<br>Avg.")
 
@@ -160,7 +161,9 @@ def test_the_readme_command(tmp_path, drawn, capsys):
 
 def test_findings_name_seeds_and_decided_claims(drawn):
     text = readme.findings("nano")
-    assert text.startswith("- Training seeds, of 20 in the profile: 1 for 5 arms.")
+    begin = "- Training seeds, of 20 in the profile: 1 for 5 arms. The study is under way, and its verdicts are interim.\n"
+    assert text.startswith(begin)
+    assert "1 for 5 arms.\n" in readme.findings("cpu")
     assert "Claims decided: C5 contradicted (Avg. -2 points); so." in text
     assert "Claims decided: none." in readme.findings("cpu")
 

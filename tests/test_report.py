@@ -91,6 +91,26 @@ def test_the_report_begins_with_the_split_beside_the_papers_arms():
 
 
 @needs_results
+def test_the_report_tells_trainings_that_two_profiles_share():
+    told = report._shared("nano_sweeps", ["study", "nano"])
+    assert told.startswith(
+        "The very trainings of `nano`, so no second sample, are, by seed: `base` (0); `dereason` (0 to 4);"
+    )
+    assert report._shared("nano", ["study"]) == ""
+
+
+@needs_results
+def test_a_claim_with_an_untested_part_is_told_to_need_a_test_and_no_seeds():
+    ledger = pd.DataFrame(
+        {"id": ["C5", "C12"], "verdict": [claims.UNDECIDED] * 2, "untested": ["–", "the plateau"]}
+    )
+    parts = pd.read_csv(COMMITTED.parents[1] / "nano/06_figures/claim_parts.csv")
+    text = report._mind(ledger, parts)
+    assert "| C5 " in text and "| C12 " not in text
+    assert text.endswith("- C12 cannot be supported here whatever the seeds: not tested is the plateau.")
+
+
+@needs_results
 def test_departures_of_several_profiles_are_one_table_that_names_them(tmp_path, monkeypatch):
     monkeypatch.setenv("DEREASON_RESULTS", str(tmp_path))
     for name in ("cpu", "nano"):

@@ -122,6 +122,8 @@ def test_order_line_sorts_by_value(table1):
     best = table1.loc[table1["Avg."].idxmax()]
     line = render.order_line(table1, "Avg.", "ours")
     assert line.startswith(f"Order, ours: {best['row']} ({best['Avg.']:.1f}) > ")
+    few = table1.assign(seeds=[1 if row == best["row"] else 20 for row in table1["row"]])
+    assert f" {best['row']} ({best['Avg.']:.1f}, 1 seed) > " in render.order_line(few, "Avg.", "ours")
 
 
 def test_differences_are_paired_and_corrected(read):

@@ -7,6 +7,7 @@ Where a profile leaves the revision of a hub id open, `load` takes it from pins.
 that begins with `like: <another>` has that one's sections and values but for those that it gives itself.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Literal
@@ -93,6 +94,15 @@ def files(name: str) -> list[Path]:
     path = FOLDER / f"{name}.yaml"
     base = yaml.load(path.read_text(encoding="utf-8"), _Loader).get("like")
     return [*(files(base) if base else []), path]
+
+
+def about(name: str) -> str:
+    """What a profile is for: the first sentence of its file."""
+    lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    header = " ".join(
+        line.removeprefix("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)
+    )
+    return header.partition(". ")[0].removesuffix(".") + "."
 
 
 def presets(name: str) -> dict[str, dict]:
