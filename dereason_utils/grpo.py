@@ -68,6 +68,11 @@ def train(
         job = {"problems": problems[["id", "question", "answer", "answer_type"]].to_dict("records"), "style": style,
                "settings": settings.model_dump(), "seed": seed, "max_length": max_length}  # fmt: skip
         return sharded.run("grpo", model, tokenizer, hardware, folder, job)
+    if settings.kl_weight and is_readable(model):
+        # TRL's reference is the policy under another adapter, and cpu_llama reads the policy's own.
+        raise InputError(
+            "grpo.kl_weight above 0 would have no effect on a CPU with an adapter: set it to 0, or train on a GPU."
+        )
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import GRPOConfig

@@ -8,6 +8,7 @@ greedily, what is sampled often at `eval.temperature`.
 
 import hashlib
 import json
+import re
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from dereason_utils.errors import InputError, first_line
 from dereason_utils.profiles import Eval, is_commit
 from dereason_utils.schema import Problem
 from dereason_utils.verify.rules import kind_of
+
+_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|([0-9]))\s*(?:\{([^{}]*)\}|([0-9]))")
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,19 @@ def _choice(row: dict, key, options: Sequence[str], letter: str, subject: str) -
 
 
 def _open(key, question: str, answer, subject: str) -> dict:
-    answer = str(answer).strip()
-    kind = kind_of(question, answer, None)
-    if kind is None:
-        raise ValueError(f"the checker cannot read the answer {answer!r}")
+    answer = _spelled(str(answer).strip())
+    if not answer:
+        raise ValueError("its answer is empty")
+    # An answer that the checker cannot read stays: its verdict is unscorable, for every arm alike.
     return {
-        "key": str(key), "question": question.strip(), "answer": answer, "answer_type": kind, "subject": subject,
-        "options": 0,
+        "key": str(key), "question": question.strip(), "answer": answer, "subject": subject, "options": 0,
+        "answer_type": kind_of(question, answer, None) or "expression",
     }  # fmt: skip
+
+
+def _spelled(answer: str) -> str:
+    r"""MATH-500's shorthand as the checker reads it: '\frac{270}7' with both braces, '11,\! 111' without space."""
+    return _FRACTION.sub(r"\\frac{\1\2}{\3\4}", re.sub(r"\\!\s*", "", answer))
 
 
 def _hash(text: str) -> str:
@@ -117,8 +125,13 @@ def math_500(row: dict, number: int, seed: int) -> dict:
 
 
 def aime(row: dict, number: int, seed: int) -> dict:
-    """Named by the problem: a contest's two papers may number their problems alike."""
-    return _open(_hash(row["problem"]), row["problem"], row["answer"], "mathematics")
+    """Named by the problem: a contest's two papers may number their problems alike.
+
+    Answers are whole numbers up to 999, which some files pad with zeros: 25 is right where '025' stands.
+    """
+    answer = str(row["answer"]).strip()
+    number = str(int(answer)) if answer.isdecimal() else answer
+    return _open(_hash(row["problem"]), row["problem"], number, "mathematics")
 
 
 BENCHMARKS = {

@@ -234,6 +234,12 @@ def test_advantages_are_those_computed_by_hand_and_unscorable_groups_have_none(
     assert changed and curve["grad_norm"][0] > 0
 
 
+@pytest.mark.fault
+def test_a_kl_term_that_would_have_no_effect_is_refused(tmp_path, policy_folder, monkeypatch):
+    with pytest.raises(InputError, match="grpo.kl_weight above 0 would have no effect on a CPU"):
+        train_on(["1"], ["1"], tmp_path, policy_folder, monkeypatch, kl_weight=0.1)
+
+
 def test_groups_without_variance_have_no_gradient(tmp_path, policy_folder, monkeypatch):
     texts = {"Ann": ["\\boxed{7}"] * 4, "Ben": ["\\boxed{8}"] * 4}
     curve, advantages, changed = train_on(texts, ["7", "7"], tmp_path, policy_folder, monkeypatch)

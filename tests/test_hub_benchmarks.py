@@ -38,6 +38,27 @@ def test_a_row_becomes_a_problem_that_its_own_answer_solves(name):
     assert options == {"mmlu_pro": 2, "supergpqa": 3, "gpqa_diamond": 4}.get(name, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "gold", "response", "verdict"),
+    [
+        ("aime24", "025", "25", "correct"),
+        ("aime24", "025", "52", "incorrect"),
+        ("aime25", 0, "0", "correct"),
+        ("math500", r"\frac{270}7\text{ degrees}", r"\frac{270}{7}", "correct"),
+        ("math500", r"\frac{270}7\text{ degrees}", r"\frac{27}{7}^\circ", "incorrect"),
+        ("math500", r"\dfrac9{19}", "9/19", "correct"),
+        ("math500", r"\frac12", "0.5", "correct"),
+        ("math500", r"11,\! 111,\! 111,\! 100", "11111111100", "correct"),
+        ("math500", r"\sqrt{\frac{1", "1", "unscorable"),
+    ],
+)
+def test_golds_as_the_files_spell_them(name, gold, response, verdict):
+    row = ROWS[name] | {"answer": gold, "problem": "How many degrees?"}
+    [(problem, _)] = to_problems(name, [row], seed=0)
+    found = verify(problem.question, problem.answer, f"\\boxed{{{response}}}", problem.answer_type)
+    assert found.verdict == verdict
+
+
 def test_every_benchmark_has_a_row_here():
     assert set(ROWS) == set(BENCHMARKS)
 
@@ -66,7 +87,7 @@ def test_gpqa_options_are_shuffled_by_seed_and_question_alone():
         ("mmlu_pro", {"answer": "E"}, "row 2: the answer 'E' is none of its 2 options"),
         ("mmlu_pro", {"question": None}, "row 2"),
         ("mmlu_pro", {"options": None}, "row 2"),
-        ("aime24", {"answer": ""}, "row 2: the checker cannot read the answer ''"),
+        ("aime24", {"answer": " "}, "row 2: its answer is empty"),
         ("math500", {"unique_id": "first"}, "'math500-first' stands there twice"),
     ],
 )

@@ -152,3 +152,14 @@ def test_how_many_problems_rl_draws_and_how_many_updates_sft_makes():
         for arm in ("sft_1_in_16", "sft_only")
     )
     assert f"{few} updates with 100 problems, {all_} with 1600." in text
+
+
+def test_the_share_of_groups_from_which_the_splits_rl_learns_nothing():
+    shares = [
+        pd.concat(map(pd.read_csv, sorted(COMMITTED.glob(f"{profile}/04_grpo/dereason/seed*/steps.csv"))))
+        for profile in ("nano", "study")
+    ]
+    said = "{:.0%} of dereason's in `nano`, {:.0%} in `study`".format(
+        *(s["zero_variance_share"].mean() for s in shares)
+    )
+    assert said in prose("README.md")
