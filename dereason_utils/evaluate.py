@@ -32,6 +32,7 @@ def evaluate(model, tokenizer, items: Sequence[BenchmarkItem], style: str, setti
         items=[dataclasses.astuple(item) for item in items],
         prompts=ids,
         model=training.model_facts(model),
+        sampler="vllm" if hasattr(model, "vllm_engine") else "own",
     )
     batches = _batches(items, ids, settings.batch_size)
     files = [folder / f"batch-{number:05d}.parquet" for number in range(len(batches))]

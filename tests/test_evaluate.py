@@ -118,6 +118,9 @@ def test_each_item_is_asked_as_its_benchmark_says_and_nothing_secret_reaches_the
     other = settings.model_copy(update={"model_verifier": "another"})  # which is asked when all is drawn
     again = evaluate.evaluate(model, tokenizer, items, "plain", other, folder, "eval", sample=None)
     pd.testing.assert_frame_equal(again, rows)
+    model.vllm_engine, drawn = None, len(asked)  # another sampler begins anew
+    evaluate.evaluate(model, tokenizer, items, "plain", settings, folder, "eval", sample=quoting)
+    assert len(asked) == 2 * drawn
 
 
 def test_prospects_count_informative_groups():
