@@ -194,9 +194,8 @@ def _curves(
     if data.empty:
         return not_run(ylabel.capitalize(), "no arm of this run has an RL stage")
     data, more = main_arms(data)
-    slope = (
-        slope if data.groupby("arm")["seed"].nunique().max() == 1 else None
-    )  # of several seeds training_slopes has them
+    several = data.groupby("arm")["seed"].nunique().max() > 1
+    slope = None if several else slope  # training_slopes has those of every seed
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.5), sharey=True)
     for axis, start in zip(axes, STARTS, strict=True):
         part = data[data["start"] == start]
