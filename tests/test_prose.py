@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from dereason_utils import claims, comparisons, manifest, paths, profiles, results, tables, verdicts
+from dereason_utils import claims, comparisons, manifest, paths, profiles, results, split, tables, verdicts
 
 COMMITTED = paths.committed()
 
@@ -163,3 +163,10 @@ def test_the_share_of_groups_from_which_the_splits_rl_learns_nothing():
         *(s["zero_variance_share"].mean() for s in shares)
     )
     assert said in prose("README.md")
+
+
+def test_the_arms_of_the_paper_have_their_names_in_tables():
+    text = prose("README.md")
+    for arm in split.PAPER:
+        assert f"| `{arm}` | {results.label(arm)} |" in text
+    assert split.ARMS["sft_then_hard_sft"].sft == ("easy", "hard") and "| easy, then hard | - |" in text
