@@ -111,6 +111,11 @@ def test_sft_alone_with_as_many_tokens():
     assert apart == [False, True] and "stays apart on mathematics alone" in prose("README.md")
     ahead = -split_minus("sft_only_tokens", "nano")["difference"]
     assert f"the same arm is ahead by {ahead:.0f} points" in text
+    fewer = split_minus("reversed", "nano")
+    assert fewer["high"] < 0 and fewer["p_holm"] > claims.ALPHA and fewer["seeds"] == 4
+    assert "In `nano` the reverse is ahead too, by estimate, with four of its twenty seeds." in prose(
+        "README.md"
+    )
 
 
 def test_the_split_by_pass_rate_of_study():
