@@ -30,8 +30,11 @@ def training_size(read: Results) -> pd.DataFrame:
     Columns table, method, problems, drawn, accuracy, low, high (percent). Sizes: the whole pool and the parts that were run.
     drawn: how many of them a training reads: SFT all, RL so many as its steps have prompts.
     """
-    rows = []
+    rows, drawn = [], {}
     sizes = read.sizes.drop_duplicates("arm").set_index("arm")
+    for arm in ["rl_only", *(f"rl_1_in_{part}" for part in measures.SIZES)]:
+        if arm in read.arms:
+            drawn[arm] = measures.rollouts(read, arm, read.seeds_of(arm)[0])["id"].nunique()
     for name, table in tables.TABLES.items():
         ours = tables.main_table(read, name).set_index("arm")
         for method, column in (("SFT", "sft"), ("RL", "rl")):
@@ -40,10 +43,7 @@ def training_size(read: Results) -> pd.DataFrame:
             runs += [(arm, int(sizes.loc[arm, column])) for arm in parts if arm in read.arms]
             for arm, problems in runs:
                 row = ours.loc[arm, [tables.AVERAGE, f"{tables.AVERAGE} low", f"{tables.AVERAGE} high"]]
-                drawn = problems
-                if method == "RL" and problems:
-                    drawn = measures.rollouts(read, arm, read.seeds_of(arm)[0])["id"].nunique()
-                rows.append((table, method, problems, drawn, *row))
+                rows.append((table, method, problems, drawn.get(arm, problems), *row))
     return pd.DataFrame(rows, columns=["table", "method", "problems", "drawn", "accuracy", "low", "high"])
 
 
@@ -182,10 +182,10 @@ def pass_at_k_around_rl(read: Results) -> pd.DataFrame:
 
     Columns stage, when, arm, seeds, k, accuracy, low, high (percent).
     """
-    parts = []
+    general, parts = read.items[read.items["table"] == "general"], []
     for stage, after, before in STAGES:
         if stage.startswith("RL") and {after, before} <= set(read.arms):
-            items = read.items[read.items["seed"].isin(read.seeds_of(after, before))]
+            items = general[general["seed"].isin(read.seeds_of(after, before))]
             found = tables.pass_and_majority(replace(read, arms=(before, after), items=items))
             found = found[(found["table"] == "general") & found["measure"].str.startswith("pass@")]
             for when, arm in (("before", before), ("after", after)):

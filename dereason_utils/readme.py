@@ -135,17 +135,19 @@ def _decided(table: pd.DataFrame) -> str:
 def _lacking(table: pd.DataFrame, profile: str) -> list[str]:
     """Of the comparisons that the paper lacks those that stay apart, as one sentence; nothing where none has enough seeds."""
     known = table.dropna(subset="p_holm")
+    if known.empty:
+        return []
     apart = known[known["p_holm"] < ALPHA]
-    cells = with_interval(apart, "difference", "low", "high")
     found = [
-        f"{results.label(row.a)} minus {results.label(row.b)} {cell} ({row.scope}, Holm's p = {row.p_holm:.3g})"
-        for row, cell in zip(apart.itertuples(), cells, strict=True)
+        f"{pair} ({scope}, Holm's p = {p:.3g})"
+        for pair, scope, p in zip(_named(apart), apart["scope"], apart["p_holm"], strict=True)
     ]
-    sentence = (
-        f"Of {len(known)} comparisons that the paper lacks, corrected among themselves ([all](results/{profile}/06_figures/open.md)), "
-        f"{len(found) or 'none'} stay{'s' * (len(found) == 1)} apart: {'; '.join(found)}"
-    )
-    return [sentence.removesuffix(": ") + "."] if len(known) else []
+    return [
+        (
+            f"Of {len(known)} comparisons that the paper lacks, corrected among themselves ([all](results/{profile}/06_figures/open.md)), "
+            f"{_stay_apart(found)}{': ' * bool(found)}{'; '.join(found)}."
+        )
+    ]
 
 
 def _apart(table: pd.DataFrame, profile: str) -> str:
@@ -155,16 +157,24 @@ def _apart(table: pd.DataFrame, profile: str) -> str:
     if pairs.empty:
         return f"No pair of trained arms has the {LEAST_SEEDS} training seeds without which none is said to stay apart."
     apart = pairs[pairs["p_holm"] < ALPHA]
-    cells = with_interval(apart, "difference", "low", "high")
-    found = [
-        f"{results.label(a)} minus {results.label(b)} {cell}"
-        for a, b, cell in zip(apart["a"], apart["b"], cells, strict=True)
-    ]
+    found = _named(apart)
     named = f": {'; '.join(found)}" if 0 < len(found) <= MOST_NAMED else ""
     return (
-        f"Of {len(pairs)} pairs of trained arms with at least {LEAST_SEEDS} training seeds {len(found) or 'none'} stay{'s' * (len(found) == 1)} apart on the general average "
+        f"Of {len(pairs)} pairs of trained arms with at least {LEAST_SEEDS} training seeds {_stay_apart(found)} on the general average "
         f"after Holm's correction ([all](results/{profile}/06_figures/effects.md)){named}."
     )
+
+
+def _named(pairs: pd.DataFrame) -> list[str]:
+    cells = with_interval(pairs, "difference", "low", "high")
+    return [
+        f"{results.label(a)} minus {results.label(b)} {cell}"
+        for a, b, cell in zip(pairs["a"], pairs["b"], cells, strict=True)
+    ]
+
+
+def _stay_apart(found: list[str]) -> str:
+    return f"{len(found) or 'none'} stay{'s' * (len(found) == 1)} apart"
 
 
 def effects(profile: str) -> str:

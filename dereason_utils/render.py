@@ -13,11 +13,15 @@ from dereason_utils.tables import AVERAGE, CORPORA, REPORTED
 RESAMPLED = "problem families resampled as wholes, a benchmark's only family question by question"
 
 
+def counted(seeds: int) -> str:
+    return f"{seeds} seed{'s' if seeds > 1 else ''}"
+
+
 def order_line(table: pd.DataFrame, column: str, who: str) -> str:
     """One sentence with the arms from best to worst by a column of `main_table`; of ours, which have fewer seeds than others."""
     known = table.dropna(subset=[column]).sort_values(column, ascending=False, kind="stable")
     fewer = (known["seeds"] < known["seeds"].max()) & (column == AVERAGE)
-    shown = [f"{x:.1f}, {seeds} seed{'s'[: seeds - 1]}" if few else f"{x:.1f}"
+    shown = [f"{x:.1f}, {counted(seeds)}" if few else f"{x:.1f}"
              for x, seeds, few in zip(known[column], known["seeds"], fewer, strict=True)]  # fmt: skip
     return f"Order, {who}: " + " > ".join(map("{} ({})".format, known["row"], shown)) + "."
 

@@ -134,9 +134,9 @@ def in_short(*names: str) -> str:
     others, rows = [*(arm for arm in PAPER if arm != "dereason"), "reversed"], {}
     for name in names:
         gains, seeds = comparisons.of_the_split(_csv(name, "effects")), _csv(name, "table1")["seeds"].iloc[0]
-        fewer = [f" ({own} seed{'s'[: own - 1]})" if own < seeds else "" for own in gains["seeds"]]
+        fewer = [f" ({render.counted(own)})" if own < seeds else "" for own in gains["seeds"]]
         cells = map(operator.add, render.with_interval(gains, "difference", "low", "high"), fewer)
-        rows[f"`{name}`, {seeds} seed{'s' if seeds > 1 else ''}"] = dict(zip(gains.index, cells, strict=True))
+        rows[f"`{name}`, {render.counted(seeds)}"] = dict(zip(gains.index, cells, strict=True))
     for corpus, title in tables.CORPORA.items():
         own = tables.on_corpus(tables.reported("table1"), corpus)["avg"]
         rows[f"the paper, {title}"] = (

@@ -125,7 +125,6 @@ def by_group(read: Results, column: str) -> pd.DataFrame:
     return pd.DataFrame(rows).round(4)
 
 
-@functools.lru_cache(maxsize=2)  # its table, and figure 12
 def pass_and_majority(read: Results) -> pd.DataFrame:
     """pass@k (k = 1, 2, 4, ... samples) and maj@K per arm in percent, as averages of the benchmarks.
 

@@ -38,8 +38,8 @@ def test_how_far_one_seed_moves_between_two_processors():
     for profile in ("cpu", "study"):
         table = tables.main_table(results.load(profile, arms, [0]), "table1").set_index("arm")
         averages.append([f"{table.loc[arm, tables.AVERAGE]:.1f}" for arm in arms])
-    (rl, split), (rl_here, split_here) = averages
-    said = f"random split has {split} there and {split_here} here, RL only {rl} and {rl_here}."
+    (rl, random), (rl_here, random_here) = averages
+    said = f"random split has {random} there and {random_here} here, RL only {rl} and {rl_here}."
     assert said in prose("results/README.md")
 
 
